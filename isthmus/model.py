@@ -1,0 +1,249 @@
+"""The frozen vocabularies: Inventory is what was asked for, HostConfig is what one host gets.
+
+No I/O and no policy here: only data and the arithmetic every module needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from ipaddress import IPv4Address, IPv4Network
+
+ROUTE_PROTOCOL = 182
+"""The number that marks a route or rule as ours (`ip route show proto 182`). Not in iproute2's rt_protos."""
+
+LEAF_TABLE = 5182
+"""A gateway's table (and its rule's priority) that leads packets arriving on the mesh interface back into it."""
+
+MAIN_TABLE = 254
+"""The kernel's main routing table."""
+
+
+# --- what was asked for -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Section `[mesh]`."""
+
+    supernet: IPv4Network
+    interface: str = "wg0"
+    listen_port: int = 51820
+    mtu: int = 1420
+
+
+@dataclass(frozen=True)
+class Ssh:
+    """Section `[ssh]`, or a host's own `ssh = {…}` with the gaps filled from it."""
+
+    user: str = "root"
+    port: int = 22
+
+
+@dataclass(frozen=True)
+class Site:
+    """Section `[sites.NAME]`: hosts that reach each other over one private network at no traffic fee."""
+
+    name: str
+    subnet: IPv4Network
+    gateways: tuple[str, ...]
+    provider: str | None = None
+
+    @property
+    def gateway(self) -> str:
+        """The name of the gateway in charge."""
+        return self.gateways[0]
+
+
+@dataclass(frozen=True)
+class Host:
+    """Section `[hosts.NAME]`. `address` is its private address and its mesh address."""
+
+    name: str
+    site: str
+    address: IPv4Address
+    public: IPv4Address | None = None
+    roles: tuple[str, ...] = ()
+    taints: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    ssh: Ssh = Ssh()
+
+
+@dataclass(frozen=True)
+class Resource:
+    """Section `[resources.NAME]`: an address in a site's subnet that runs no WireGuard."""
+
+    name: str
+    site: str
+    address: IPv4Address
+    port: int | None = None
+
+
+@dataclass(frozen=True)
+class Kubernetes:
+    """Section `[kubernetes]`."""
+
+    version: str
+    pod_subnet: IPv4Network
+    service_subnet: IPv4Network
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """A whole hosts.toml that was found right. Mappings keep the order of the file."""
+
+    source: str
+    mesh: Mesh
+    ssh: Ssh
+    sites: Mapping[str, Site]
+    hosts: Mapping[str, Host]
+    resources: Mapping[str, Resource] = field(default_factory=dict)
+    kubernetes: Kubernetes | None = None
+
+    @cached_property
+    def _hosts_by_site(self) -> Mapping[str, tuple[Host, ...]]:
+        by_site: dict[str, list[Host]] = {name: [] for name in self.sites}
+        for host in self.hosts.values():
+            by_site[host.site].append(host)
+        return {name: tuple(hosts) for name, hosts in by_site.items()}
+
+    @cached_property
+    def _gateways(self) -> frozenset[str]:
+        return frozenset(site.gateway for site in self.sites.values())
+
+    def members(self, site: str) -> tuple[Host, ...]:
+        """Return the hosts of a site, gateway included."""
+        return self._hosts_by_site[site]
+
+    def gateway_of(self, site: str) -> Host:
+        """Return the gateway in charge of a site."""
+        return self.hosts[self.sites[site].gateway]
+
+    def is_gateway(self, host: str) -> bool:
+        """Return whether the host is in charge of its site."""
+        return host in self._gateways
+
+    def leaves(self, site: str) -> tuple[Host, ...]:
+        """Return the hosts of a site other than its gateway."""
+        return tuple(host for host in self.members(site) if not self.is_gateway(host.name))
+
+    def resources_of(self, site: str) -> tuple[Resource, ...]:
+        """Return the resources of a site."""
+        return tuple(resource for resource in self.resources.values() if resource.site == site)
+
+
+# --- what a host gets ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a peer's UDP packets go."""
+
+    address: IPv4Address
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One WireGuard peer. `host` is the inventory's name; its key is joined in when files are rendered."""
+
+    host: str
+    allowed_ips: tuple[IPv4Network, ...]
+    endpoint: Endpoint | None = None
+    persistent_keepalive: int | None = None
+    """Seconds; None is WireGuard's `off`."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """One route of the kernel. A compiled one always leads into the mesh interface."""
+
+    destination: IPv4Network
+    device: str
+    table: int = MAIN_TABLE
+    source: IPv4Address | None = None
+    gateway: IPv4Address | None = None
+    """The next hop (`via`); None for what is on the link."""
+    metric: int = 0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One policy rule: packets that arrived on `iif` look into `table`. Lower priority is asked first."""
+
+    iif: str
+    table: int
+    priority: int
+
+
+class Chain(Enum):
+    """Our iptables chains: (table, our chain, the built-in chain that jumps to it)."""
+
+    INPUT = ("filter", "ISTHMUS-INPUT", "INPUT")
+    FORWARD = ("filter", "ISTHMUS-FORWARD", "FORWARD")
+    MANGLE = ("mangle", "ISTHMUS-FORWARD", "FORWARD")
+    NAT = ("nat", "ISTHMUS-POSTROUTING", "POSTROUTING")
+
+    @property
+    def table(self) -> str:
+        """The iptables table."""
+        return self.value[0]
+
+    @property
+    def chain(self) -> str:
+        """Our chain's name."""
+        return self.value[1]
+
+    @property
+    def parent(self) -> str:
+        """The built-in chain whose first rule jumps to ours."""
+        return self.value[2]
+
+
+class Target(Enum):
+    """What a firewall rule does with what it matches."""
+
+    ACCEPT = "ACCEPT"
+    SNAT = "SNAT"
+    CLAMP_MSS = "TCPMSS"
+
+
+@dataclass(frozen=True)
+class FirewallRule:
+    """One rule of one of our chains. None matches everything; interfaces may be negated with a leading `!`."""
+
+    chain: Chain
+    target: Target
+    source: IPv4Network | None = None
+    destination: IPv4Network | None = None
+    in_interface: str | None = None
+    out_interface: str | None = None
+    protocol: str | None = None
+    destination_port: int | None = None
+    established: bool = False
+    """Matches only packets of flows that were accepted before (conntrack RELATED,ESTABLISHED)."""
+    to_source: IPv4Address | None = None
+    """The new source address of SNAT."""
+
+
+@dataclass(frozen=True)
+class HostConfig:
+    """Everything the mesh asks of one host, compiled; sorted, so that equal wishes are equal values."""
+
+    host: str
+    site: str
+    interface: str
+    address: IPv4Address
+    listen_port: int
+    mtu: int
+    peers: tuple[Peer, ...]
+    routes: tuple[Route, ...]
+    rules: tuple[Rule, ...] = ()
+    firewall: tuple[FirewallRule, ...] = ()
+    sysctls: tuple[tuple[str, str], ...] = ()
+    """Sorted (key, value) pairs such as ("net.ipv4.ip_forward", "1")."""
