@@ -167,6 +167,10 @@ class Route:
     device: str
     table: int = MAIN_TABLE
     source: IPv4Address | None = None
+    """The preferred source (`src`) of the host's own packets; None in the main table: the host's own mesh address.
+
+    A compiled route leaves it None, so that all hosts of a site share one tuple of routes.
+    """
     gateway: IPv4Address | None = None
     """The next hop (`via`); None for what is on the link."""
     metric: int = 0

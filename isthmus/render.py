@@ -1,0 +1,228 @@
+"""HostConfig -> the text of every file of ours on a host.
+
+`files/` holds the texts, at the path they get on a host: `.j2` are Jinja templates, `INTERFACE` in a name is the mesh
+interface, anything else is copied as it is. Lines of iptables and iproute2 are made here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from isthmus.errors import IsthmusError
+from isthmus.model import MAIN_TABLE, ROUTE_PROTOCOL, Chain, FirewallRule, HostConfig, Route, Rule, Target
+
+if TYPE_CHECKING:
+    import jinja2
+
+FILES = Path(__file__).resolve().parent.parent / "files"
+"""Beside the package, in a checkout as after `pip install -e .`."""
+
+HEADER = "# isthmus: written by Isthmus from hosts.toml; changes made here are undone by the next mesh.up"
+"""The first line of every rendered file; a file without it is not ours."""
+
+PROGRAM = "/usr/local/sbin/isthmus"
+"""The static program that makes a host's running state equal to its files."""
+
+_TEMPLATES = {
+    "etc/wireguard/INTERFACE.conf": 0o600,
+    "etc/isthmus/INTERFACE.routes": 0o644,
+    "etc/isthmus/INTERFACE.iptables": 0o644,
+    "etc/sysctl.d/90-isthmus.conf": 0o644,
+}
+
+_ADDRESS = "\0address\0"
+"""Stands for a host's own address in texts shared by hosts that differ in nothing else; NUL is in no text of ours."""
+
+
+@dataclass(frozen=True)
+class File:
+    """One file on a host: its whole text and its permission bits."""
+
+    text: str
+    mode: int
+
+
+def render_host(config: HostConfig, public_keys: Mapping[str, str], *, placeholders: bool = False) -> dict[str, File]:
+    """Return {absolute path: file} for every file of ours on one host, the private key excepted.
+
+    `public_keys` has each peer's WireGuard key by host name. Where one is missing, `KEY-<host>` takes its place if
+    `placeholders` allows, else ValueError names every missing one.
+    """
+    return render_mesh({config.host: config}, public_keys, placeholders=placeholders)[config.host]
+
+
+def render_mesh(
+    configs: Mapping[str, HostConfig], public_keys: Mapping[str, str], *, placeholders: bool = False
+) -> dict[str, dict[str, File]]:
+    """Return `render_host` of every host, in the order given.
+
+    Leaves of one site differ in their address only: their texts are made once, and the address is put in for each.
+    """
+    keys = _complete_keys(configs.values(), public_keys, placeholders)
+    shared: dict[tuple[object, ...], tuple[HostConfig, dict[str, File]]] = {}
+    rendered = {}
+    for name, config in configs.items():
+        # By identity: comparing the values would cost more than rendering them. The config is kept beside its texts
+        # so that no identity is given to another object meanwhile.
+        parts = (config.peers, config.routes, config.rules, config.firewall, config.sysctls)
+        group = (config.interface, config.listen_port, config.mtu, *map(id, parts))
+        if group not in shared:
+            shared[group] = (config, _render_pattern(config, keys))
+        address = str(config.address)
+        rendered[name] = {
+            path: File(file.text.replace(_ADDRESS, address), file.mode) for path, file in shared[group][1].items()
+        }
+    return rendered
+
+
+def _render_pattern(config: HostConfig, keys: Mapping[str, str]) -> dict[str, File]:
+    """Return the host's files with `_ADDRESS` in the place of its own address."""
+    values = {
+        "header": HEADER,
+        "address": _ADDRESS,
+        "config": config,
+        "keys": keys,
+        "program": PROGRAM,
+        "route_lines": [*(route_line(route, _ADDRESS) for route in config.routes), *map(rule_line, config.rules)],
+        "tables": _iptables_tables(config.firewall),
+    }
+    files = {}
+    for name, mode in _TEMPLATES.items():
+        if name.startswith("etc/sysctl.d/") and not config.sysctls:
+            continue
+        path = "/" + name.replace("INTERFACE", config.interface)
+        files[path] = File(_environment().get_template(f"{name}.j2").render(values), mode)
+    files[PROGRAM] = File(_program_text(), 0o755)
+    return files
+
+
+def _complete_keys(
+    configs: Iterable[HostConfig], public_keys: Mapping[str, str], placeholders: bool
+) -> Mapping[str, str]:
+    """Return a key, or its placeholder, for every peer; ValueError where that cannot or must not be."""
+    needed = {peer.host for config in configs for peer in config.peers}
+    missing = sorted(needed - public_keys.keys())
+    if missing and not placeholders:
+        raise ValueError(f"no public key known of: {', '.join(missing)}")
+    for host in sorted(needed & public_keys.keys()):
+        # A key comes from a host and lands in other hosts' wg-quick files, where a second line could be a PostUp.
+        if not public_keys[host].isprintable() or " " in public_keys[host]:
+            raise ValueError(f"the public key of {host} is not one word: {public_keys[host]!r}")
+    return {**public_keys, **{host: f"KEY-{host}" for host in missing}}
+
+
+# --- iproute2: each line is input for `ip -4 -batch` --------------------------------------------------------------
+
+
+def routes_text(config: HostConfig) -> str:
+    """Return the text of /etc/isthmus/INTERFACE.routes."""
+    lines = [*(route_line(route, str(config.address)) for route in config.routes), *map(rule_line, config.rules)]
+    return _environment().get_template("etc/isthmus/INTERFACE.routes.j2").render(header=HEADER, route_lines=lines)
+
+
+def route_line(route: Route, address: str) -> str:
+    """Return the `route add` line of a compiled route on the host with this address.
+
+    The main table serves the host's own packets: there the source is always spelled out, the host's own address unless
+    the route says otherwise. Other tables serve forwarded packets, which have a source.
+    """
+    line = f"route add {route.destination} dev {route.device}"
+    if route.table != MAIN_TABLE:
+        return f"{line} table {route.table} proto {ROUTE_PROTOCOL}"
+    return f"{line} proto {ROUTE_PROTOCOL} src {route.source or address}"
+
+
+def rule_line(rule: Rule) -> str:
+    """Return the `rule add` line of a policy rule."""
+    return f"rule add iif {rule.iif} lookup {rule.table} priority {rule.priority} protocol {ROUTE_PROTOCOL}"
+
+
+# --- iptables: the very lines `iptables-save` prints, from 1.8.7 (Debian 11) to 1.8.11 (Debian 13) -----------------
+
+
+def iptables_lines(rules: Iterable[FirewallRule]) -> dict[Chain, tuple[str, ...]]:
+    """Return the `-A` lines of each chain that has any, chains in the order of `Chain`.
+
+    ValueError for a rule iptables has no words for.
+    """
+    lines: dict[Chain, list[str]] = {}
+    for rule in rules:
+        lines.setdefault(rule.chain, []).append(_iptables_line(rule))
+    return {chain: tuple(lines[chain]) for chain in Chain if chain in lines}
+
+
+def _iptables_tables(rules: Iterable[FirewallRule]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return {table: {chain: lines}}."""
+    tables: dict[str, dict[str, tuple[str, ...]]] = {}
+    for chain, lines in iptables_lines(rules).items():
+        tables.setdefault(chain.table, {})[chain.chain] = lines
+    return tables
+
+
+def _iptables_line(rule: FirewallRule) -> str:
+    """Return one rule in iptables-save's order: -s -d -i -o -p, matches, target."""
+    words = ["-A", rule.chain.chain]
+    words += _words("-s", rule.source) + _words("-d", rule.destination)
+    words += _words("-i", rule.in_interface) + _words("-o", rule.out_interface)
+    words += _words("-p", rule.protocol)
+    if rule.destination_port is not None:
+        if rule.protocol not in ("tcp", "udp"):
+            raise ValueError(f"a port needs protocol tcp or udp: {rule}")
+        words += ["-m", rule.protocol, "--dport", str(rule.destination_port)]
+    if rule.target is Target.CLAMP_MSS:
+        if rule.protocol != "tcp":
+            raise ValueError(f"only TCP has a segment size: {rule}")
+        words += ["-m", "tcp", "--tcp-flags", "SYN,RST", "SYN"]
+    if rule.established:
+        words += ["-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"]
+    words += ["-j", rule.target.value]
+    if rule.target is Target.CLAMP_MSS:
+        words += ["--clamp-mss-to-pmtu"]
+    if rule.target is Target.SNAT:
+        if rule.to_source is None:
+            raise ValueError(f"SNAT needs the new source address: {rule}")
+        words += ["--to-source", str(rule.to_source)]
+    return " ".join(words)
+
+
+def _words(option: str, value: object) -> list[str]:
+    """Return the option with its value, negated by a leading `!`, or nothing for None."""
+    if value is None:
+        return []
+    text = str(value)
+    return ["!", option, text[1:]] if text.startswith("!") else [option, text]
+
+
+# --- files/ -------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """Return the templates, each compiled at its first use. Jinja takes 0.08 s to import: not before it is needed."""
+    import jinja2
+
+    missing = [name for name in _TEMPLATES if not (FILES / f"{name}.j2").is_file()]
+    if missing:
+        raise IsthmusError(f"{FILES / missing[0]}.j2 is missing: run Isthmus from its checkout or `pip install -e` it")
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FILES),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+
+
+@cache
+def _program_text() -> str:
+    path = FILES / PROGRAM.lstrip("/")
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise IsthmusError(f"{path} is missing: run Isthmus from its checkout or `pip install -e` it") from None
