@@ -1,0 +1,265 @@
+"""Facts of one host: what scripts/host/probe.sh printed there, read into values. Pure; the probe is run by apply.
+
+A value that is not there is None or empty, never an exception: a bare host is as good an answer as a full one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+from isthmus.errors import CommandError
+from isthmus.model import MAIN_TABLE, ROUTE_PROTOCOL, Endpoint, Route, Rule
+
+SECRET = "(hidden)"
+"""What the probe prints in the place of a key."""
+
+OURS = "# isthmus:"
+"""How the first line of a wg-quick file of ours begins."""
+
+_TABLES = {"main": MAIN_TABLE, "local": 255, "default": 253}
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A file of ours as it is on the host; secrets masked."""
+
+    text: str
+    mode: int
+
+
+@dataclass(frozen=True)
+class FoundPeer:
+    """A peer of the running interface."""
+
+    public_key: str
+    endpoint: Endpoint | None
+    allowed_ips: tuple[IPv4Network, ...]
+    latest_handshake: int
+    """Seconds since 1970 by the host's clock; 0 is never."""
+    received: int
+    """Bytes."""
+    sent: int
+    """Bytes."""
+    persistent_keepalive: int | None
+
+
+@dataclass(frozen=True)
+class FoundInterface:
+    """The running WireGuard interface."""
+
+    public_key: str | None
+    listen_port: int
+    mtu: int
+    up: bool
+    peers: tuple[FoundPeer, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything one probe found. Routes and rules are all of the host's; `our_routes` those of our protocol."""
+
+    host: str
+    system: str
+    """os-release's ID and VERSION_ID, such as `debian 12`."""
+    clock: int
+    """Seconds since 1970 on the host."""
+    tools: frozenset[str]
+    files: Mapping[str, FoundFile]
+    program_sha256: str | None
+    public_key: str | None
+    key_mode: int | None
+    interface: FoundInterface | None
+    link_exists: bool
+    """There is a network interface of the mesh interface's name, WireGuard or not."""
+    addresses: tuple[tuple[str, IPv4Interface], ...]
+    routes: tuple[Route, ...]
+    our_routes: frozenset[Route]
+    rules: tuple[Rule, ...]
+    our_rules: frozenset[Rule]
+    firewall: tuple[str, ...]
+    """The lines of our chains and of the jumps to them, as iptables-save prints them, each after `TABLE `."""
+    policies: Mapping[str, str]
+    """Policy of the built-in chains seen, such as {"filter FORWARD": "DROP"}."""
+    sysctls: Mapping[str, str]
+    enabled: bool
+    """wg-quick@ starts at boot."""
+    transaction: str | None
+    """Who holds the host with an unconfirmed change."""
+
+    def network_interfaces(self, mesh_interface: str) -> tuple[tuple[str, IPv4Interface], ...]:
+        """Return the addresses of every other interface than the mesh's and the loopback."""
+        return tuple((device, address) for device, address in self.addresses if device not in (mesh_interface, "lo"))
+
+
+def parse_probe(host: str, interface: str, text: str) -> Facts:
+    """Read what the probe printed on `host`.
+
+    Raises CommandError when the text is cut off: half an answer must never look like a host without a mesh.
+    """
+    sections = dict(_sections(text))
+    if "end" not in sections:
+        raise CommandError(host, "the probe's answer is cut off", None)
+
+    def lines(name: str) -> list[str]:
+        return sections.get(name, [])
+
+    files: dict[str, FoundFile] = {}
+    program_sha256 = public_key = None
+    key_mode = None
+    for name, content in sections.items():
+        kind, _, rest = name.partition(" ")
+        if kind == "file":
+            mode, _, path = rest.partition(" ")
+            files[path] = FoundFile("".join(f"{line}\n" for line in content), int(mode, 8))
+        elif kind == "program":
+            program_sha256 = content[0].split()[0] if content else None
+        elif kind == "key":
+            key_mode = int(rest, 8)
+            public_key = content[0].strip() if content else None
+    found_routes = [route for line in lines("routes") if (route := _route(line)) is not None]
+    found_rules = [rule for line in lines("rules") if (rule := _rule(line)) is not None]
+    firewall, policies = _firewall(lines("firewall"))
+    unit = dict(line.split("=", 1) for line in lines("unit") if "=" in line)
+    return Facts(
+        host=host,
+        system=(lines("system") or ["unknown 0"])[0],
+        clock=int((lines("clock") or ["0"])[0]),
+        tools=frozenset(lines("tools")),
+        files=files,
+        program_sha256=program_sha256,
+        public_key=public_key,
+        key_mode=key_mode,
+        interface=_interface(lines("wireguard"), lines("link")),
+        link_exists=bool(lines("link")),
+        addresses=tuple(_address(line) for line in lines("addresses")),
+        routes=tuple(route for route, _ in found_routes),
+        our_routes=frozenset(route for route, ours in found_routes if ours and route.device == interface),
+        rules=tuple(rule for rule, _ in found_rules),
+        our_rules=frozenset(rule for rule, ours in found_rules if ours),
+        firewall=firewall,
+        policies=policies,
+        sysctls={name.replace("/", "."): value for name, value in (line.split() for line in lines("sysctls"))},
+        enabled=unit.get("UnitFileState") == "enabled",
+        transaction=(lines("transaction") or ["unknown"])[0] if "transaction" in sections else None,
+    )
+
+
+def _sections(text: str) -> Iterator[tuple[str, list[str]]]:
+    name = ""
+    content: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("@@ "):
+            yield name, content
+            name, content = line[3:], []
+        else:
+            content.append(line)
+    yield name, content
+
+
+def _interface(wireguard: list[str], link: list[str]) -> FoundInterface | None:
+    """Read `wg show dump` without its secrets, and `ip -o link`."""
+    device = next((line.split() for line in wireguard if line.startswith("device ")), None)
+    if device is None or not link:
+        return None
+    mtu = re.search(r" mtu (\d+)", link[0])
+    flags = re.search(r"<([^>]*)>", link[0])
+    return FoundInterface(
+        public_key=None if device[1] == "(none)" else device[1],
+        listen_port=int(device[2]),
+        mtu=int(mtu[1]) if mtu else 0,
+        up="UP" in flags[1].split(",") if flags else False,
+        peers=tuple(_peer(line) for line in sorted(wireguard) if line.startswith("peer ")),
+    )
+
+
+def _peer(line: str) -> FoundPeer:
+    _, public_key, endpoint, allowed_ips, handshake, received, sent, keepalive = line.split()
+    return FoundPeer(
+        public_key=public_key,
+        endpoint=_endpoint(endpoint),
+        allowed_ips=tuple(sorted(IPv4Network(net) for net in allowed_ips.split(",") if "." in net)),
+        latest_handshake=int(handshake),
+        received=int(received),
+        sent=int(sent),
+        persistent_keepalive=None if keepalive == "off" else int(keepalive),
+    )
+
+
+def _endpoint(text: str) -> Endpoint | None:
+    address, _, port = text.rpartition(":")
+    try:
+        return Endpoint(IPv4Address(address), int(port))
+    except ValueError:  # `(none)`, or IPv6
+        return None
+
+
+def _address(line: str) -> tuple[str, IPv4Interface]:
+    """Read `2: eth0    inet 172.16.0.2/24 brd … scope global eth0`; a peer address has none of `/`."""
+    words = line.split()
+    text = words[words.index("inet") + 1]
+    return words[1].split("@")[0], IPv4Interface(text)
+
+
+def _after(words: list[str], key: str) -> str | None:
+    return words[words.index(key) + 1] if key in words[:-1] else None
+
+
+def _table(name: str | None) -> int:
+    if name is None:
+        return MAIN_TABLE
+    return _TABLES.get(name) or (int(name) if name.isdigit() else 0)
+
+
+def _route(line: str) -> tuple[Route, bool] | None:
+    """Read a line of `ip -4 -d route show table all`; multipath and unreachable routes are not routes to a device."""
+    words = line.split()
+    if words[:1] == ["unicast"]:
+        words = words[1:]
+    device = _after(words, "dev")
+    if device is None:
+        return None
+    destination = "0.0.0.0/0" if words[0] == "default" else words[0]
+    source, gateway = _after(words, "src"), _after(words, "via")
+    try:
+        route = Route(
+            destination=IPv4Network(destination),
+            device=device,
+            table=_table(_after(words, "table")),
+            source=IPv4Address(source) if source else None,
+            gateway=IPv4Address(gateway) if gateway else None,
+            metric=int(_after(words, "metric") or 0),
+        )
+    except ValueError:
+        return None
+    return route, _after(words, "proto") == str(ROUTE_PROTOCOL)
+
+
+def _rule(line: str) -> tuple[Rule, bool] | None:
+    """Read a line of `ip rule show` that depends on the incoming interface: `5182: from all iif wg0 lookup 5182 …`."""
+    priority, _, rest = line.partition(":")
+    words = rest.split()
+    iif, table = _after(words, "iif"), _after(words, "lookup")
+    if iif is None or table is None:
+        return None
+    return Rule(iif=iif, table=_table(table), priority=int(priority)), _after(words, "proto") == str(ROUTE_PROTOCOL)
+
+
+def _firewall(lines: list[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return (our lines, policies); a jump to us is a line such as `filter -A FORWARD -j ISTHMUS-FORWARD`."""
+    ours: list[str] = []
+    policies: dict[str, str] = {}
+    table = ""
+    for line in lines:
+        if line.startswith("*"):
+            table = line[1:]
+        elif line.startswith(":ISTHMUS-"):
+            ours.append(f"{table} {line.split()[0]}")
+        elif line.startswith(":"):
+            chain, policy = line[1:].split()[:2]
+            policies[f"{table} {chain}"] = policy
+        else:
+            ours.append(f"{table} {line}")
+    return tuple(ours), policies

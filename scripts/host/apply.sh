@@ -1,0 +1,145 @@
+# Carries out a host's plan so that it undoes itself unless confirmed. Followed by `stage` and `discard` lines and `commit`.
+# In: $interface, $owner (one line of text), $undo_after (seconds).
+# Order: save the old state, arm the timer, only then change. An interruption at any line leaves old, new, or the timer.
+set -eu
+export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+home=/var/lib/isthmus
+transaction=$home/transaction
+staged=$home/staged.$$
+umask 077
+
+fail() {
+    echo "$*" >&2
+    rm -rf "$staged"
+    exit 1
+}
+
+begin() {
+    mkdir -p $home
+    rm -rf $home/staged.*
+    mkdir -p "$staged/new" "$staged/old"
+    : >"$staged/discard"
+    : >"$staged/paths"
+}
+
+stage() { # PATH MODE <base64
+    mkdir -p "$staged/new${1%/*}"
+    base64 -d >"$staged/new$1" || fail "cannot save $1: $(df -h $home | awk 'NR == 2 { print $4 " free on " $6 }')"
+    chmod "$2" "$staged/new$1"
+    echo "$1" >>"$staged/paths"
+}
+
+discard() { # PATH
+    echo "$1" >>"$staged/discard"
+}
+
+save() {
+    while read -r path; do
+        [ -e "$path" ] || continue
+        mkdir -p "$staged/old${path%/*}"
+        cp -p "$path" "$staged/old$path" || fail "cannot save $path"
+    done <"$staged/all"
+    if ip link show dev "$interface" >/dev/null 2>&1; then echo yes; else echo no; fi >"$staged/was-up"
+    systemctl is-enabled "wg-quick@$interface" >"$staged/was-enabled" 2>/dev/null || true
+    # What the host had before us, for mesh.down; kept from the first time on.
+    if [ ! -e $home/sysctls.before ]; then
+        for name in net/ipv4/ip_forward net/ipv4/conf/all/send_redirects net/ipv4/conf/default/send_redirects; do
+            echo "$name $(cat /proc/sys/$name)"
+        done >"$staged/sysctls.before"
+        mv "$staged/sysctls.before" $home/sysctls.before || fail "cannot save the sysctls"
+    fi
+    for name in net/ipv4/ip_forward net/ipv4/conf/all/send_redirects net/ipv4/conf/default/send_redirects; do
+        echo "$name $(cat /proc/sys/$name)"
+    done >"$staged/sysctls"
+    echo "$interface" >"$staged/interface"
+    echo "$owner" >"$staged/owner"
+    cat >"$staged/arm" <<END
+#!/bin/sh
+systemctl stop isthmus-undo.timer 2>/dev/null
+systemctl reset-failed isthmus-undo.service isthmus-undo.timer 2>/dev/null
+exec systemd-run -q --unit=isthmus-undo --on-active=${undo_after}s --timer-property=AccuracySec=100ms --property=KillMode=process /bin/sh $transaction/undo
+END
+    chmod 700 "$staged/arm"
+}
+
+install_files() {
+    while read -r path; do
+        [ -d "${path%/*}" ] || { mkdir -p "${path%/*}" && chmod 755 "${path%/*}"; }
+        cp -p "$transaction/new$path" "$path.isthmus-new"
+        mv -f "$path.isthmus-new" "$path"
+    done <"$transaction/paths"
+    while read -r path; do rm -f "$path"; done <"$transaction/discard"
+}
+
+commit() {
+    cat "$staged/paths" "$staged/discard" >"$staged/all"
+    save
+    write_undo >"$staged/undo" || fail "cannot save the undo script"
+    cp -p "$staged/new/usr/local/sbin/isthmus" "$staged/program" 2>/dev/null ||
+        cp -p /usr/local/sbin/isthmus "$staged/program" || fail "cannot save the program"
+    exec 9>/run/isthmus.lock
+    flock -w 20 9 || fail "another run is changing this host"
+    if [ -d $transaction ]; then fail "another run holds this host: $(cat $transaction/owner 2>/dev/null)"; fi
+    mv "$staged" $transaction # the lock of the run: whoever comes later finds it
+    if ! $transaction/arm 9>&- >$transaction/log 2>&1; then
+        cat $transaction/log >&2
+        rm -rf $transaction
+        exit 1
+    fi
+    # Not as the condition of an `if`: there `set -e` would mean nothing.
+    set +e
+    (set -e; install_files; /usr/local/sbin/isthmus sync "$interface" 9>&-) >$transaction/log 2>&1
+    status=$?
+    set -e
+    if [ $status -eq 0 ]; then
+        echo applied
+    else
+        tail -n 5 $transaction/log >&2
+        flock -u 9
+        exec 9>&-
+        systemctl stop isthmus-undo.timer 2>/dev/null || true
+        /bin/sh $transaction/undo >/dev/null 2>&1 || true
+        echo "the old state was put back" >&2
+        exit 1
+    fi
+}
+
+write_undo() {
+    cat <<'END'
+# Puts back what the host had before the transaction this file lies in. Run by its timer, or by hand; harmless twice.
+export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+transaction=/var/lib/isthmus/transaction
+exec 9>/run/isthmus.lock
+flock -w 120 9
+cd $transaction 2>/dev/null || exit 0
+rm -f arm
+read -r interface <interface
+read -r was_up <was-up
+read -r was_enabled <was-enabled || was_enabled=disabled
+conf=/etc/wireguard/$interface.conf
+if [ "$was_up" = no ] || [ ! -e "old$conf" ]; then
+    systemctl stop "wg-quick@$interface" 9>&-
+    # Stopping can fail half-way when the start did; nothing of ours may stay.
+    ./program down "$interface"
+    ip link show dev "$interface" >/dev/null 2>&1 && ip link del dev "$interface"
+    systemctl reset-failed "wg-quick@$interface" 2>/dev/null
+fi
+while read -r path; do
+    if [ -e "old$path" ]; then
+        cp -p "old$path" "$path.isthmus-old" && mv -f "$path.isthmus-old" "$path"
+    else
+        rm -f "$path"
+    fi
+    rm -f "$path.isthmus-new"
+done <all
+while read -r name value; do echo "$value" >"/proc/sys/$name"; done <sysctls
+if [ "$was_up" = yes ] && [ -e "old$conf" ]; then ./program sync "$interface" 9>&-; fi
+[ "$was_enabled" = enabled ] || systemctl -q disable "wg-quick@$interface" 2>/dev/null
+logger -t isthmus "undone: the run of $(cat owner) was not confirmed in time" 2>/dev/null
+cd / && rm -rf $transaction
+rmdir /etc/isthmus 2>/dev/null
+exit 0
+END
+}
+
+begin

@@ -1,0 +1,53 @@
+# Prints what observe.py needs to know of a host, in sections `@@ name`. Changes nothing, prints no secret.
+# In: $interface. One round trip, few processes: this is what every run pays.
+export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+conf=/etc/wireguard/$interface.conf
+key=/etc/wireguard/$interface.key
+have() { command -v "$1" >/dev/null 2>&1; }
+
+echo "@@ system"
+(. /etc/os-release && echo "$ID ${VERSION_ID:-0}") 2>/dev/null || echo "unknown 0"
+echo "@@ clock"
+date +%s
+echo "@@ tools"
+for tool in wg wg-quick iptables iptables-restore ping; do have $tool && echo $tool; done
+for path in "$conf" /etc/isthmus/"$interface".routes /etc/isthmus/"$interface".iptables /etc/sysctl.d/90-isthmus.conf; do
+    [ -e "$path" ] || continue
+    echo "@@ file $(stat -c %a "$path") $path"
+    # A foreign file may hold keys; they are masked before they leave the host.
+    sed -E 's/^([[:space:]]*(PrivateKey|PresharedKey)[[:space:]]*=).*/\1 (hidden)/I' "$path"
+done
+if [ -e /usr/local/sbin/isthmus ]; then
+    echo "@@ program $(stat -c %a /usr/local/sbin/isthmus)"
+    sha256sum </usr/local/sbin/isthmus
+fi
+if [ -s "$key" ] && have wg; then
+    echo "@@ key $(stat -c %a "$key")"
+    wg pubkey <"$key" 2>/dev/null
+fi
+if have wg && dump=$(wg show "$interface" dump 2>/dev/null); then
+    echo "@@ wireguard"
+    # The first line holds the private key, the second field of the others a preshared one.
+    echo "$dump" | awk 'NR == 1 { print "device", $2, $3 } NR > 1 { print "peer", $1, $3, $4, $5, $6, $7, $8 }'
+fi
+echo "@@ link"
+ip -o link show dev "$interface" 2>/dev/null
+echo "@@ addresses"
+ip -4 -o address show
+echo "@@ routes"
+ip -4 -d route show table all | grep -vE '^(local|broadcast|multicast) '
+echo "@@ rules"
+ip -4 rule show
+echo "@@ firewall"
+have iptables-save && iptables-save 2>/dev/null | grep -E '^\*|^:(INPUT|FORWARD|ISTHMUS-[A-Z]+) |ISTHMUS-'
+echo "@@ sysctls"
+for name in net/ipv4/ip_forward net/ipv4/conf/all/send_redirects net/ipv4/conf/default/send_redirects net/ipv4/conf/"$interface"/send_redirects; do
+    [ -e /proc/sys/$name ] && read -r value </proc/sys/$name && echo "$name $value"
+done
+echo "@@ unit"
+systemctl show -p ActiveState,UnitFileState "wg-quick@$interface" 2>/dev/null
+if [ -d /var/lib/isthmus/transaction ]; then
+    echo "@@ transaction"
+    cat /var/lib/isthmus/transaction/owner 2>/dev/null || echo unknown
+fi
+echo "@@ end"
