@@ -11,7 +11,7 @@ Whatever the hosts of a site have in common is built once and shared, so 10,000 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 
 from isthmus.model import LEAF_TABLE, Endpoint, Host, HostConfig, Inventory, Peer, Route, Rule
 
@@ -58,13 +58,12 @@ def _compile_gateway(
     other sites would leave towards a leaf on the NIC, where clouds drop sources that are not the sender's.
     """
     interface = inventory.mesh.interface
-    leaves = inventory.leaves(gateway.site)
-    peers = (*other_gateways, *(_leaf(inventory, leaf) for leaf in leaves))
-    to_leaves = (Route(_only(leaf.address), interface, LEAF_TABLE) for leaf in leaves)
+    leaves = tuple(_leaf(inventory, leaf) for leaf in inventory.leaves(gateway.site))
+    to_leaves = (Route(only, interface, LEAF_TABLE) for peer in leaves for only in peer.allowed_ips)
     return _host_config(
         inventory,
         gateway,
-        peers=tuple(sorted(peers, key=lambda peer: inventory.hosts[peer.host].address)),
+        peers=tuple(sorted((*other_gateways, *leaves), key=lambda peer: int(inventory.hosts[peer.host].address))),
         routes=_sorted_routes((*other_subnets, *to_leaves)),
         rules=(Rule(iif=interface, table=LEAF_TABLE, priority=LEAF_TABLE),),
         sysctls=GATEWAY_SYSCTLS,
@@ -126,14 +125,11 @@ def _leaf(inventory: Inventory, leaf: Host) -> Peer:
     """Return a leaf as its own gateway sees it."""
     return Peer(
         host=leaf.name,
-        allowed_ips=(_only(leaf.address),),
+        allowed_ips=(IPv4Network((int(leaf.address), 32)),),
         endpoint=Endpoint(leaf.address, inventory.mesh.listen_port),
     )
 
 
-def _only(address: IPv4Address) -> IPv4Network:
-    return IPv4Network((int(address), 32))
-
-
 def _sorted_routes(routes: Iterable[Route]) -> tuple[Route, ...]:
-    return tuple(sorted(routes, key=lambda route: (route.table, route.destination)))
+    # By numbers: comparing ipaddress values is ten times slower, and gateways of large meshes have many.
+    return tuple(sorted(routes, key=lambda r: (r.table, int(r.destination.network_address), r.destination.prefixlen)))

@@ -6,9 +6,9 @@ interface, anything else is copied as it is. Lines of iptables and iproute2 are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,42 +62,74 @@ def render_mesh(
 
     Leaves of one site differ in their address only: their texts are made once, and the address is put in for each.
     """
+    hosts = list(configs.items())
     keys = _complete_keys(configs.values(), public_keys, placeholders)
-    shared: dict[tuple[object, ...], tuple[HostConfig, dict[str, File]]] = {}
+    once = _Once()
+    patterns: dict[tuple[object, ...], dict[str, _Pattern]] = {}
     rendered = {}
-    for name, config in configs.items():
-        # By identity: comparing the values would cost more than rendering them. The config is kept beside its texts
-        # so that no identity is given to another object meanwhile.
+    for name, config in hosts:
         parts = (config.peers, config.routes, config.rules, config.firewall, config.sysctls)
         group = (config.interface, config.listen_port, config.mtu, *map(id, parts))
-        if group not in shared:
-            shared[group] = (config, _render_pattern(config, keys))
+        if group not in patterns:
+            patterns[group] = _patterns(config, keys, once)
         address = str(config.address)
-        rendered[name] = {
-            path: File(file.text.replace(_ADDRESS, address), file.mode) for path, file in shared[group][1].items()
-        }
+        rendered[name] = {path: pattern.file(address) for path, pattern in patterns[group].items()}
     return rendered
 
 
-def _render_pattern(config: HostConfig, keys: Mapping[str, str]) -> dict[str, File]:
-    """Return the host's files with `_ADDRESS` in the place of its own address."""
+class _Once:
+    """Makes the text of an object that many hosts share only once.
+
+    Objects are known by identity, since comparing peers costs more than rendering them. So it serves one call, in which
+    all of them stay alive.
+    """
+
+    def __init__(self) -> None:
+        self._texts: dict[int, str] = {}
+
+    def __call__(self, shared: object, caller: Callable[[], str]) -> str:
+        """Return the text `caller` makes of `shared`; in a template: `{% call once(shared) %}text{% endcall %}`."""
+        text = self._texts.get(id(shared))
+        if text is None:
+            text = self._texts[id(shared)] = caller()
+        return text
+
+
+class _Pattern:
+    """A file of every host that differs from another in its address only."""
+
+    def __init__(self, text: str, mode: int) -> None:
+        self._pieces = text.split(_ADDRESS)
+        self._as_it_is = File(text, mode)
+
+    def file(self, address: str) -> File:
+        """Return the file of the host with this address; the very same one for all where the address is not in it."""
+        if len(self._pieces) == 1:
+            return self._as_it_is
+        return File(address.join(self._pieces), self._as_it_is.mode)
+
+
+def _patterns(config: HostConfig, keys: Mapping[str, str], once: _Once) -> dict[str, _Pattern]:
+    """Return the patterns of this host's files, and so of all hosts that share its parts."""
     values = {
         "header": HEADER,
         "address": _ADDRESS,
         "config": config,
         "keys": keys,
         "program": PROGRAM,
-        "route_lines": [*(route_line(route, _ADDRESS) for route in config.routes), *map(rule_line, config.rules)],
+        "once": once,
+        "route_lines": [once(route, partial(route_line, route, _ADDRESS)) for route in config.routes],
+        "rule_lines": [rule_line(rule) for rule in config.rules],
         "tables": _iptables_tables(config.firewall),
     }
-    files = {}
+    patterns = {}
     for name, mode in _TEMPLATES.items():
         if name.startswith("etc/sysctl.d/") and not config.sysctls:
             continue
         path = "/" + name.replace("INTERFACE", config.interface)
-        files[path] = File(_environment().get_template(f"{name}.j2").render(values), mode)
-    files[PROGRAM] = File(_program_text(), 0o755)
-    return files
+        patterns[path] = _Pattern(_environment().get_template(f"{name}.j2").render(values), mode)
+    patterns[PROGRAM] = _Pattern(_program_text(), 0o755)
+    return patterns
 
 
 def _complete_keys(
