@@ -141,7 +141,7 @@ def parse_probe(host: str, interface: str, text: str) -> Facts:
         our_rules=frozenset(rule for rule, ours in found_rules if ours),
         firewall=firewall,
         policies=policies,
-        sysctls={name.replace("/", "."): value for name, value in (line.split() for line in lines("sysctls"))},
+        sysctls={name.replace("/", "."): value for name, value in (line.split(":") for line in lines("sysctls"))},
         enabled=unit.get("UnitFileState") == "enabled",
         transaction=(lines("transaction") or ["unknown"])[0] if "transaction" in sections else None,
     )

@@ -41,9 +41,8 @@ ip -4 rule show
 echo "@@ firewall"
 have iptables-save && iptables-save 2>/dev/null | grep -E '^\*|^:(INPUT|FORWARD|ISTHMUS-[A-Z]+) |ISTHMUS-'
 echo "@@ sysctls"
-for name in net/ipv4/ip_forward net/ipv4/conf/all/send_redirects net/ipv4/conf/default/send_redirects net/ipv4/conf/"$interface"/send_redirects; do
-    [ -e /proc/sys/$name ] && read -r value </proc/sys/$name && echo "$name $value"
-done
+# Not `read`: dash reads byte by byte, and these files end after the first.
+(cd /proc/sys && grep -s . net/ipv4/ip_forward net/ipv4/conf/all/send_redirects net/ipv4/conf/default/send_redirects)
 echo "@@ unit"
 systemctl show -p ActiveState,UnitFileState "wg-quick@$interface" 2>/dev/null
 if [ -d /var/lib/isthmus/transaction ]; then

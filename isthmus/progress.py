@@ -1,0 +1,33 @@
+"""Tells what happens on which host while it happens: a bar on a terminal, plain lines elsewhere. To standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def shown_progress(what: str, *, plain: bool = True) -> Iterator[Callable[[str, str], None]]:
+    """Yield a callback for (host, event). Off a terminal each event is a line, or nothing where `plain` is false."""
+    if not sys.stderr.isatty():
+
+        def tell(host: str, event: str) -> None:
+            if plain:
+                sys.stderr.write(f"{host}: {event}\n")
+                sys.stderr.flush()
+
+        yield tell
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(pulse_style="cyan"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        row = bar.add_task(what, total=None)
+
+        def show(host: str, event: str) -> None:
+            bar.update(row, description=f"{what}: {host} {escape(event.splitlines()[0] if event else '')}")
+
+        yield show

@@ -1,0 +1,316 @@
+"""The commands: arguments, one call, printing, exit code. `inv --list`, `inv --help mesh.up`."""
+
+from __future__ import annotations
+
+import functools
+import json as json_format
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invoke import Collection, Exit, task
+
+from isthmus.errors import IsthmusError, UsageError
+from isthmus.inventory import load_inventory
+
+if TYPE_CHECKING:
+    from isthmus.model import Inventory
+    from isthmus.remote import Fleet
+
+OK, FAILED, USAGE, REFUSED, WAITING = range(5)
+"""The exit codes: done · a check or hosts failed · inventory or command line wrong · a promise broken · changes wait."""
+
+FILE = {"file": "the inventory, instead of $ISTHMUS_HOSTS or hosts.toml"}
+JSON = {"json": "print JSON"}
+DEBUG = {"debug": "show every script that is run on a host, and how long it took"}
+ONLY = {"only": "only these hosts, separated by commas"}
+
+
+def command(body: Callable[..., int]) -> Callable[..., None]:
+    """Turn what a task returns or raises into its exit code; a user never sees a traceback."""
+
+    @functools.wraps(body)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            code = body(*args, **kwargs)
+        except IsthmusError as error:
+            raise Exit(str(error), code=error.exit_code) from None
+        except KeyboardInterrupt:
+            raise Exit("interrupted; a host that was being changed puts its old network back by itself", 130) from None
+        except BrokenPipeError:
+            # `inv … | head`: nobody reads on. Python would complain again when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = FAILED
+        if code:
+            raise Exit(code=code)
+
+    return guarded
+
+
+def _inventory(file: str | None) -> Inventory:
+    path = file or os.environ.get("ISTHMUS_HOSTS") or "hosts.toml"
+    if path == "hosts.toml" and not Path(path).exists():
+        path = os.path.relpath(Path(__file__).with_name(path))  # `inv` was called in a folder below
+    return load_inventory(path)
+
+
+def _chosen(inventory: Inventory, only: str | None) -> list[str] | None:
+    if only is None:
+        return None
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    unknown = [name for name in names if name not in inventory.hosts]
+    if unknown or not names:
+        found = ", ".join(unknown) or "nothing"
+        raise UsageError(f"--only: found {found}, expected hosts of the inventory: {', '.join(inventory.hosts)}")
+    return names
+
+
+def _fleet(c: Any, inventory: Inventory, debug: bool) -> Fleet:
+    from isthmus.remote import Fleet
+
+    return Fleet(
+        inventory,
+        known_hosts=Path(inventory.source).parent / "known_hosts",
+        sudo_password=c.config.sudo.password,
+        debug=(lambda line: print(line, file=sys.stderr, flush=True)) if debug else None,
+    )
+
+
+def _print_json(value: object) -> None:
+    print(json_format.dumps(value, indent=2))
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    # Off a terminal a table must not be folded at 80 columns: it is read by grep and people's logs.
+    return Console(width=None if sys.stdout.isatty() else 400, highlight=False)
+
+
+def _say_failures(failures: Any, notes: tuple[str, ...] = ()) -> None:
+    from isthmus.report import failures_text
+
+    if failures:
+        print(failures_text(failures), file=sys.stderr)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+# --- mesh ---------------------------------------------------------------------------------------------------------
+
+
+@task(help={**FILE, "out": "the folder to write to (default: rendered)"})
+@command
+def render(c: Any, out: str = "rendered", file: str | None = None) -> int:
+    """Write every file of every host below a folder, without touching any host."""
+    from isthmus.export import export
+
+    inventory = _inventory(file)
+    count = export(inventory, Path(out))
+    print(f"{count} files of {len(inventory.hosts)} hosts in {out}")
+    return OK
+
+
+@task(help={**FILE, **ONLY, **JSON, **DEBUG})
+@command
+def plan(c: Any, file: str | None = None, only: str | None = None, json: bool = False, debug: bool = False) -> int:
+    """Show what mesh.up would change, host by host, as a diff; exit 4 if anything, 0 if nothing."""
+    from isthmus.apply import mesh_plan
+    from isthmus.progress import shown_progress
+    from isthmus.report import coloured_diff, plan_json, plan_text
+
+    inventory = _inventory(file)
+    with _fleet(c, inventory, debug) as fleet, shown_progress("observing", plain=False) as progress:
+        report = mesh_plan(inventory, fleet, _chosen(inventory, only), progress)
+    if json:
+        _print_json(plan_json(report))
+    elif sys.stdout.isatty():
+        _console().print(coloured_diff(plan_text(report.plans)), soft_wrap=True)
+    else:
+        print(plan_text(report.plans))
+    _say_failures(report.failures, report.notes)
+    return FAILED if report.failures else WAITING if report.waiting else OK
+
+
+@task(
+    help={
+        **FILE,
+        **ONLY,
+        **JSON,
+        **DEBUG,
+        "undo-after": "seconds after which a host undoes a change that was not confirmed (default 60)",
+    }
+)
+@command
+def up(
+    c: Any,
+    file: str | None = None,
+    only: str | None = None,
+    json: bool = False,
+    debug: bool = False,
+    undo_after: int = 60,
+) -> int:
+    """Bring every host to what the inventory says: install, make keys, verify, apply, start, check."""
+    from isthmus.apply import mesh_up
+    from isthmus.progress import shown_progress
+
+    inventory = _inventory(file)
+    chosen = _chosen(inventory, only)
+    if not 5 <= undo_after <= 3600:
+        raise UsageError(f"--undo-after: found {undo_after}, expected 5 to 3600 seconds")
+    with _fleet(c, inventory, debug) as fleet:
+        with shown_progress("mesh.up", plain=not json) as progress:
+            report = mesh_up(inventory, fleet, chosen, undo_after, progress)
+        broken = _check_after(fleet, inventory, report) if report.changed else ()
+    if json:
+        from isthmus.report import plan_json
+
+        _print_json({**plan_json(report), "broken": [[pair.source, pair.destination] for pair in broken]})
+    else:
+        for name in report.plans:
+            if name not in report.failures:
+                changes = len(report.plans[name].changes)
+                print(f"{name}: {f'{changes} changed' if name in report.changed else 'nothing to do'}")
+        for pair in broken:
+            print(f"{pair.source} does not reach {pair.destination}", file=sys.stderr)
+        if not report.failures and not broken:
+            done = "the mesh is up and every pair reaches each other" if report.changed else "nothing to do"
+            print(f"{len(report.plans)} hosts: {done}")
+    _say_failures(report.failures, report.notes)
+    return FAILED if report.failures or broken else OK
+
+
+def _check_after(fleet: Fleet, inventory: Inventory, report: Any) -> tuple[Any, ...]:
+    """Ping between the hosts that could be used; a dead host is a failure already, not as many broken pairs."""
+    from isthmus.check import ping
+
+    alive = [name for name in report.facts if name not in report.failures]
+    pairs = ping(fleet, inventory, alive, count=1).broken
+    return tuple(pair for pair in pairs if pair.destination in alive or pair.destination in inventory.resources)
+
+
+@task(help={**FILE, **ONLY, **JSON, **DEBUG})
+@command
+def status(c: Any, file: str | None = None, only: str | None = None, json: bool = False, debug: bool = False) -> int:
+    """Show what runs on each host: interface, peers, handshakes, bytes, and drift from the plan."""
+    from isthmus.apply import known_keys, mesh_plan
+    from isthmus.progress import shown_progress
+    from isthmus.report import status_json, status_table
+
+    inventory = _inventory(file)
+    with _fleet(c, inventory, debug) as fleet, shown_progress("observing", plain=False) as progress:
+        report = mesh_plan(inventory, fleet, _chosen(inventory, only), progress)
+    names = {key: host for host, key in known_keys(report.facts).items()}
+    if json:
+        _print_json(status_json(report, names))
+    else:
+        _console().print(status_table(report, names))
+    _say_failures(report.failures, report.notes)
+    return FAILED if report.failures or report.waiting else OK
+
+
+@task(help={**FILE, **ONLY, **JSON, **DEBUG, "forget-keys": "delete the hosts' private keys too"})
+@command
+def down(
+    c: Any,
+    file: str | None = None,
+    only: str | None = None,
+    json: bool = False,
+    debug: bool = False,
+    forget_keys: bool = False,
+) -> int:
+    """Take everything of ours off the hosts; keys are kept unless --forget-keys."""
+    from isthmus.apply import mesh_down
+    from isthmus.progress import shown_progress
+    from isthmus.report import plan_json
+
+    inventory = _inventory(file)
+    with _fleet(c, inventory, debug) as fleet, shown_progress("mesh.down", plain=not json) as progress:
+        report = mesh_down(inventory, fleet, _chosen(inventory, only), forget_keys, progress)
+    if json:
+        _print_json(plan_json(report))
+    else:
+        print(f"taken off: {', '.join(report.changed) or 'nothing, nothing of ours was there'}")
+    _say_failures(report.failures)
+    return FAILED if report.failures else OK
+
+
+# --- check --------------------------------------------------------------------------------------------------------
+
+
+@task(help={**FILE, **ONLY, **JSON, **DEBUG, "count": "echo requests a pair (default 3)"})
+@command
+def ping(
+    c: Any,
+    file: str | None = None,
+    only: str | None = None,
+    json: bool = False,
+    debug: bool = False,
+    count: int = 3,
+) -> int:
+    """Measure the round-trip time of every ordered pair of members, and of every resource from every member."""
+    from isthmus.check import ping as measure
+    from isthmus.progress import shown_progress
+    from isthmus.report import ping_json, ping_table
+
+    inventory = _inventory(file)
+    if not 1 <= count <= 100:
+        raise UsageError(f"--count: found {count}, expected 1 to 100")
+    with _fleet(c, inventory, debug) as fleet, shown_progress("measuring", plain=False) as progress:
+        report = measure(fleet, inventory, _chosen(inventory, only), count, progress)
+    if json:
+        _print_json(ping_json(report))
+    else:
+        _console().print(ping_table(report))
+        for pair in report.broken:
+            print(f"{pair.source} does not reach {pair.destination}")
+    _say_failures(report.failures)
+    return FAILED if report.broken or report.failures else OK
+
+
+@task(help={**FILE, **ONLY, **JSON, **DEBUG})
+@command
+def path(c: Any, file: str | None = None, only: str | None = None, json: bool = False, debug: bool = False) -> int:
+    """Walk every pair's path through the routes, rules and AllowedIPs as they are on the hosts now."""
+    from isthmus.check import paths
+    from isthmus.progress import shown_progress
+    from isthmus.report import paths_json, paths_text
+
+    inventory = _inventory(file)
+    with _fleet(c, inventory, debug) as fleet, shown_progress("observing", plain=False) as progress:
+        report = paths(fleet, inventory, _chosen(inventory, only), progress)
+    if json:
+        _print_json(paths_json(report))
+    else:
+        print(paths_text(report))
+    _say_failures(report.failures)
+    return FAILED if report.broken or report.failures else OK
+
+
+# --- ssh ----------------------------------------------------------------------------------------------------------
+
+
+@task(help={**FILE, **ONLY, **JSON, "yes": "record without asking"})
+@command
+def trust(c: Any, file: str | None = None, only: str | None = None, json: bool = False, yes: bool = False) -> int:
+    """Fetch the hosts' SSH host keys, show their fingerprints, record them in the project's known_hosts."""
+    raise NotImplementedError
+
+
+# --- lab ----------------------------------------------------------------------------------------------------------
+
+LAB = {"name": "the lab's name; several can stand side by side (default lab)"}
+
+
+mesh = Collection("mesh")
+for item in (render, plan, up, status, down):
+    mesh.add_task(item)
+check = Collection("check")
+check.add_task(ping)
+check.add_task(path)
+ssh = Collection("ssh")
+ssh.add_task(trust)
+ns = Collection(mesh, check, ssh)
