@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from isthmus.errors import CommandError
-from isthmus.model import MAIN_TABLE, ROUTE_PROTOCOL, Endpoint, Route, Rule
+from isthmus.model import MAIN_TABLE, ROUTE_PROTOCOL, Chain, Endpoint, FirewallRule, Route, Rule, Target
 
 SECRET = "(hidden)"
 """What the probe prints in the place of a key."""
@@ -88,6 +88,12 @@ class Facts:
     """wg-quick@ starts at boot."""
     transaction: str | None
     """Who holds the host with an unconfirmed change."""
+
+    def firewall_rules(self) -> tuple[FirewallRule, ...]:
+        """Return our firewall as values: the rules of those chains of ours that a built-in chain jumps to."""
+        jumped = {chain for chain in Chain if f"{chain.table} -A {chain.parent} -j {chain.chain}" in self.firewall}
+        rules = (_firewall_rule(line) for line in self.firewall)
+        return tuple(rule for rule in rules if rule is not None and rule.chain in jumped)
 
     def network_interfaces(self, mesh_interface: str) -> tuple[tuple[str, IPv4Interface], ...]:
         """Return the addresses of every other interface than the mesh's and the loopback."""
@@ -263,3 +269,55 @@ def _firewall(lines: list[str]) -> tuple[tuple[str, ...], dict[str, str]]:
         else:
             ours.append(f"{table} {line}")
     return tuple(ours), policies
+
+
+_OWN_CHAINS = {(chain.table, chain.chain): chain for chain in Chain}
+
+
+def _firewall_rule(line: str) -> FirewallRule | None:
+    """Read `filter -A ISTHMUS-FORWARD -s 172.16.0.0/24 … -j ACCEPT`; None for other lines and for foreign words in them.
+
+    A rule we cannot read counts as absent: whoever added it by hand must not be believed to let traffic through.
+    """
+    table, _, rest = line.partition(" ")
+    words = rest.split()
+    if words[:1] != ["-A"] or (table, words[1]) not in _OWN_CHAINS:
+        return None
+    options: dict[str, str] = {}
+    negation = ""
+    for option, value in _options(words[2:]):
+        if option == "!":
+            negation = "!"
+            continue
+        options[option] = negation + value
+        negation = ""
+    known = {"-s", "-d", "-i", "-o", "-p", "-m", "--dport", "--tcp-flags", "--ctstate", "-j", "--to-source"}
+    if not options.keys() <= known | {"--clamp-mss-to-pmtu"} or any(
+        "!" in options.get(o, "") for o in ("-s", "-d", "-p")
+    ):
+        return None
+    try:
+        return FirewallRule(
+            chain=_OWN_CHAINS[table, words[1]],
+            target=Target(options["-j"]),
+            source=IPv4Network(options["-s"]) if "-s" in options else None,
+            destination=IPv4Network(options["-d"]) if "-d" in options else None,
+            in_interface=options.get("-i"),
+            out_interface=options.get("-o"),
+            protocol=options.get("-p"),
+            destination_port=int(options["--dport"]) if "--dport" in options else None,
+            established="--ctstate" in options,
+            to_source=IPv4Address(options["--to-source"]) if "--to-source" in options else None,
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def _options(words: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield (option, value); `!` stands alone, --tcp-flags has two words."""
+    position = 0
+    while position < len(words):
+        option = words[position]
+        count = {"!": 0, "--clamp-mss-to-pmtu": 0, "--tcp-flags": 2}.get(option, 1)
+        yield option, " ".join(words[position + 1 : position + 1 + count])
+        position += 1 + count

@@ -42,7 +42,8 @@ echo "@@ firewall"
 have iptables-save && iptables-save 2>/dev/null | grep -E '^\*|^:(INPUT|FORWARD|ISTHMUS-[A-Z]+) |ISTHMUS-'
 echo "@@ sysctls"
 # Not `read`: dash reads byte by byte, and these files end after the first.
-(cd /proc/sys && grep -s . net/ipv4/ip_forward net/ipv4/conf/all/send_redirects net/ipv4/conf/default/send_redirects)
+(cd /proc/sys && grep -s . net/ipv4/ip_forward net/ipv4/conf/all/send_redirects net/ipv4/conf/default/send_redirects \
+    net/ipv4/conf/*/rp_filter)
 echo "@@ unit"
 systemctl show -p ActiveState,UnitFileState "wg-quick@$interface" 2>/dev/null
 if [ -d /var/lib/isthmus/transaction ]; then
