@@ -142,18 +142,13 @@ def _complete_keys(
         raise ValueError(f"no public key known of: {', '.join(missing)}")
     for host in sorted(needed & public_keys.keys()):
         # A key comes from a host and lands in other hosts' wg-quick files, where a second line could be a PostUp.
-        if not public_keys[host].isprintable() or " " in public_keys[host]:
-            raise ValueError(f"the public key of {host} is not one word: {public_keys[host]!r}")
+        key = public_keys[host]
+        if not key.isprintable() or key.split() != [key]:
+            raise ValueError(f"the public key of {host} is not one word: {key!r}")
     return {**public_keys, **{host: f"KEY-{host}" for host in missing}}
 
 
 # --- iproute2: each line is input for `ip -4 -batch` --------------------------------------------------------------
-
-
-def routes_text(config: HostConfig) -> str:
-    """Return the text of /etc/isthmus/INTERFACE.routes."""
-    lines = [*(route_line(route, str(config.address)) for route in config.routes), *map(rule_line, config.rules)]
-    return _environment().get_template("etc/isthmus/INTERFACE.routes.j2").render(header=HEADER, route_lines=lines)
 
 
 def route_line(route: Route, address: str) -> str:
@@ -188,10 +183,11 @@ def iptables_lines(rules: Iterable[FirewallRule]) -> dict[Chain, tuple[str, ...]
 
 
 def _iptables_tables(rules: Iterable[FirewallRule]) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Return {table: {chain: lines}}."""
+    """Return {table: {chain: lines}}, a table's chains in iptables-save's order, which is that of their names."""
+    by_chain = iptables_lines(rules)
     tables: dict[str, dict[str, tuple[str, ...]]] = {}
-    for chain, lines in iptables_lines(rules).items():
-        tables.setdefault(chain.table, {})[chain.chain] = lines
+    for chain in sorted(by_chain, key=lambda chain: (chain.table, chain.chain)):
+        tables.setdefault(chain.table, {})[chain.chain] = by_chain[chain]
     return tables
 
 
