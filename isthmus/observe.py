@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from isthmus.errors import CommandError
-from isthmus.model import MAIN_TABLE, ROUTE_PROTOCOL, Chain, Endpoint, FirewallRule, Route, Rule, Target
+from isthmus.iproute import parse_address, parse_route, parse_rule
+from isthmus.iptables import own_lines
+from isthmus.iptables import parse_rule as parse_firewall_rule
+from isthmus.model import Chain, Endpoint, FirewallRule, Route, Rule
 
 SECRET = "(hidden)"
 """What the probe prints in the place of a key."""
 
 OURS = "# isthmus:"
 """How the first line of a wg-quick file of ours begins."""
-
-_TABLES = {"main": MAIN_TABLE, "local": 255, "default": 253}
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Facts:
     def firewall_rules(self) -> tuple[FirewallRule, ...]:
         """Return our firewall as values: the rules of those chains of ours that a built-in chain jumps to."""
         jumped = {chain for chain in Chain if f"{chain.table} -A {chain.parent} -j {chain.chain}" in self.firewall}
-        rules = (_firewall_rule(line) for line in self.firewall)
+        rules = (parse_firewall_rule(line) for line in self.firewall)
         return tuple(rule for rule in rules if rule is not None and rule.chain in jumped)
 
     def network_interfaces(self, mesh_interface: str) -> tuple[tuple[str, IPv4Interface], ...]:
@@ -125,9 +126,9 @@ def parse_probe(host: str, interface: str, text: str) -> Facts:
         elif kind == "key":
             key_mode = int(rest, 8)
             public_key = content[0].strip() if content else None
-    found_routes = [route for line in lines("routes") if (route := _route(line)) is not None]
-    found_rules = [rule for line in lines("rules") if (rule := _rule(line)) is not None]
-    firewall, policies = _firewall(lines("firewall"))
+    found_routes = [route for line in lines("routes") if (route := parse_route(line)) is not None]
+    found_rules = [rule for line in lines("rules") if (rule := parse_rule(line)) is not None]
+    firewall, policies = own_lines(lines("firewall"))
     unit = dict(line.split("=", 1) for line in lines("unit") if "=" in line)
     return Facts(
         host=host,
@@ -140,7 +141,7 @@ def parse_probe(host: str, interface: str, text: str) -> Facts:
         key_mode=key_mode,
         interface=_interface(lines("wireguard"), lines("link")),
         link_exists=bool(lines("link")),
-        addresses=tuple(_address(line) for line in lines("addresses")),
+        addresses=tuple(parse_address(line) for line in lines("addresses")),
         routes=tuple(route for route, _ in found_routes),
         our_routes=frozenset(route for route, ours in found_routes if ours and route.device == interface),
         rules=tuple(rule for rule, _ in found_rules),
@@ -200,124 +201,3 @@ def _endpoint(text: str) -> Endpoint | None:
         return Endpoint(IPv4Address(address), int(port))
     except ValueError:  # `(none)`, or IPv6
         return None
-
-
-def _address(line: str) -> tuple[str, IPv4Interface]:
-    """Read `2: eth0    inet 172.16.0.2/24 brd … scope global eth0`; a peer address has none of `/`."""
-    words = line.split()
-    text = words[words.index("inet") + 1]
-    return words[1].split("@")[0], IPv4Interface(text)
-
-
-def _after(words: list[str], key: str) -> str | None:
-    return words[words.index(key) + 1] if key in words[:-1] else None
-
-
-def _table(name: str | None) -> int:
-    if name is None:
-        return MAIN_TABLE
-    return _TABLES.get(name) or (int(name) if name.isdigit() else 0)
-
-
-def _route(line: str) -> tuple[Route, bool] | None:
-    """Read a line of `ip -4 -d route show table all`; multipath and unreachable routes are not routes to a device."""
-    words = line.split()
-    if words[:1] == ["unicast"]:
-        words = words[1:]
-    device = _after(words, "dev")
-    if device is None:
-        return None
-    destination = "0.0.0.0/0" if words[0] == "default" else words[0]
-    source, gateway = _after(words, "src"), _after(words, "via")
-    try:
-        route = Route(
-            destination=IPv4Network(destination),
-            device=device,
-            table=_table(_after(words, "table")),
-            source=IPv4Address(source) if source else None,
-            gateway=IPv4Address(gateway) if gateway else None,
-            metric=int(_after(words, "metric") or 0),
-        )
-    except ValueError:
-        return None
-    return route, _after(words, "proto") == str(ROUTE_PROTOCOL)
-
-
-def _rule(line: str) -> tuple[Rule, bool] | None:
-    """Read a line of `ip rule show` that depends on the incoming interface: `5182: from all iif wg0 lookup 5182 …`."""
-    priority, _, rest = line.partition(":")
-    words = rest.split()
-    iif, table = _after(words, "iif"), _after(words, "lookup")
-    if iif is None or table is None:
-        return None
-    return Rule(iif=iif, table=_table(table), priority=int(priority)), _after(words, "proto") == str(ROUTE_PROTOCOL)
-
-
-def _firewall(lines: list[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return (our lines, policies); a jump to us is a line such as `filter -A FORWARD -j ISTHMUS-FORWARD`."""
-    ours: list[str] = []
-    policies: dict[str, str] = {}
-    table = ""
-    for line in lines:
-        if line.startswith("*"):
-            table = line[1:]
-        elif line.startswith(":ISTHMUS-"):
-            ours.append(f"{table} {line.split()[0]}")
-        elif line.startswith(":"):
-            chain, policy = line[1:].split()[:2]
-            policies[f"{table} {chain}"] = policy
-        else:
-            ours.append(f"{table} {line}")
-    return tuple(ours), policies
-
-
-_OWN_CHAINS = {(chain.table, chain.chain): chain for chain in Chain}
-
-
-def _firewall_rule(line: str) -> FirewallRule | None:
-    """Read `filter -A ISTHMUS-FORWARD -s 172.16.0.0/24 … -j ACCEPT`; None for other lines and for foreign words in them.
-
-    A rule we cannot read counts as absent: whoever added it by hand must not be believed to let traffic through.
-    """
-    table, _, rest = line.partition(" ")
-    words = rest.split()
-    if words[:1] != ["-A"] or (table, words[1]) not in _OWN_CHAINS:
-        return None
-    options: dict[str, str] = {}
-    negation = ""
-    for option, value in _options(words[2:]):
-        if option == "!":
-            negation = "!"
-            continue
-        options[option] = negation + value
-        negation = ""
-    known = {"-s", "-d", "-i", "-o", "-p", "-m", "--dport", "--tcp-flags", "--ctstate", "-j", "--to-source"}
-    if not options.keys() <= known | {"--clamp-mss-to-pmtu"} or any(
-        "!" in options.get(o, "") for o in ("-s", "-d", "-p")
-    ):
-        return None
-    try:
-        return FirewallRule(
-            chain=_OWN_CHAINS[table, words[1]],
-            target=Target(options["-j"]),
-            source=IPv4Network(options["-s"]) if "-s" in options else None,
-            destination=IPv4Network(options["-d"]) if "-d" in options else None,
-            in_interface=options.get("-i"),
-            out_interface=options.get("-o"),
-            protocol=options.get("-p"),
-            destination_port=int(options["--dport"]) if "--dport" in options else None,
-            established="--ctstate" in options,
-            to_source=IPv4Address(options["--to-source"]) if "--to-source" in options else None,
-        )
-    except (KeyError, ValueError):
-        return None
-
-
-def _options(words: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield (option, value); `!` stands alone, --tcp-flags has two words."""
-    position = 0
-    while position < len(words):
-        option = words[position]
-        count = {"!": 0, "--clamp-mss-to-pmtu": 0, "--tcp-flags": 2}.get(option, 1)
-        yield option, " ".join(words[position + 1 : position + 1 + count])
-        position += 1 + count
