@@ -1,0 +1,103 @@
+"""Where each host is and through whom: ~/.ssh/config first, then the inventory. Pure.
+
+| known about the host | its address | through |
+| --- | --- | --- |
+| HostName in ~/.ssh/config | that one | ProxyJump or ProxyCommand, if any |
+| a public address | the public one | nobody |
+| no public address, its gateway has a way in | the private one | its site's gateway |
+| neither has one: we are inside | the private one | nobody |
+"""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from isthmus.model import Host, Inventory
+from isthmus.remote.known_hosts import name_of
+
+
+class SshConfig(Protocol):
+    """What we need of `paramiko.SSHConfig`."""
+
+    def lookup(self, hostname: str) -> Mapping[str, str]:
+        """Return the options for a name; `hostname` is the name itself where no HostName is set."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How one host is reached."""
+
+    name: str
+    """The inventory's name, or a jump host's."""
+    looked_up: str
+    """The name under which ~/.ssh/config speaks of it."""
+    address: str
+    port: int
+    user: str
+    key_name: str
+    """Under this name known_hosts holds its key."""
+    via: str | None = None
+    """The name of the host, or the ProxyJump, whose connection carries this one."""
+    via_role: str = "gateway"
+    command: str | None = None
+    """A ProxyCommand."""
+
+
+def find_way(target: str, inventory: Inventory, ssh_config: SshConfig) -> Way:
+    """Return the way to an inventory's host or to a jump host, written as in ProxyJump: `[user@]host[:port]`, …
+
+    Of several jumps, separated by commas, the last is the target and the others lead to it.
+    """
+    *before, spec = target.split(",")
+    user, name, port = _split(spec)
+    host = inventory.hosts.get(name) if name == spec else None
+    options = ssh_config.lookup(name)
+    named = options.get("hostname", name) != name
+    via: str | None = ",".join(before) or _jump(options, name)
+    role, command = "jump host", None if via else options.get("proxycommand")
+    address = options.get("hostname", name)
+    if host is not None and not named:
+        address = str(host.public or host.address)
+        if not (host.public or via or command) and (gateway := _gateway(host, inventory, ssh_config)):
+            via, role = gateway, "gateway"
+    default_user, default_port = (host.ssh.user, host.ssh.port) if host else (getpass.getuser(), 22)
+    port = port or int(options.get("port", default_port))
+    return Way(
+        name=name,
+        looked_up=name,
+        address=address,
+        port=port,
+        user=user or options.get("user", default_user),
+        key_name=options.get("hostkeyalias") or name_of(address, port),
+        via=via,
+        via_role=role,
+        command=command,
+    )
+
+
+def _split(spec: str) -> tuple[str | None, str, int | None]:
+    user, _, place = spec.strip().removeprefix("ssh://").rpartition("@")
+    name, colon, port = place.rpartition(":")
+    if not colon or not port.isdigit() or name.count(":"):  # the last: an IPv6 address
+        return user or None, place, None
+    return user or None, name, int(port)
+
+
+def _jump(options: Mapping[str, str], name: str) -> str | None:
+    """Return the ProxyJump, unless the host would jump over itself (`Host *` matches the jump host too)."""
+    jump = options.get("proxyjump") or "none"
+    if jump.lower() == "none" or any(_split(hop)[1] in (name, options.get("hostname")) for hop in jump.split(",")):
+        return None
+    return jump
+
+
+def _gateway(host: Host, inventory: Inventory, ssh_config: SshConfig) -> str | None:
+    """Return the gateway that leads to a host without public address, None when we are among the private ones."""
+    gateway = inventory.gateway_of(host.site)
+    options = ssh_config.lookup(gateway.name)
+    named = options.get("hostname", gateway.name) != gateway.name
+    way_in = gateway.public or named or _jump(options, gateway.name) or options.get("proxycommand")
+    return gateway.name if gateway.name != host.name and way_in else None
