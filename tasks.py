@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json as json_format
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from isthmus.remote import Fleet
 
 OK, FAILED, USAGE, REFUSED, WAITING = range(5)
-"""The exit codes: done · a check or hosts failed · inventory or command line wrong · a promise broken · changes wait."""
+"""The exit codes: done · a check or hosts failed · inventory or command wrong · a promise broken · changes wait."""
 
 FILE = {"file": "the inventory, instead of $ISTHMUS_HOSTS or hosts.toml"}
 JSON = {"json": "print JSON"}
@@ -275,7 +274,7 @@ def ping(
 @command
 def path(c: Any, file: str | None = None, only: str | None = None, json: bool = False, debug: bool = False) -> int:
     """Walk every pair's path through the routes, rules and AllowedIPs as they are on the hosts now."""
-    from isthmus.check import paths
+    from isthmus.paths import paths
     from isthmus.progress import shown_progress
     from isthmus.report import paths_json, paths_text
 

@@ -13,16 +13,17 @@ import socket
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
 
 from isthmus.compile import compile_mesh
 from isthmus.errors import BrokenPromiseError, CommandError, HostError, UnreachableError, UnsupportedError
 from isthmus.host_scripts import apply_script, host_script
-from isthmus.model import HostConfig, Inventory
+from isthmus.model import LOCAL_TABLE, HostConfig, Inventory, Route
 from isthmus.observe import OURS, Facts, parse_probe
 from isthmus.plan import HostPlan, objections, plan_host
 from isthmus.remote import Fleet, Remote
 from isthmus.render import File, render_host
-from isthmus.verify import broken_promises, foreign_networks, machine_of
+from isthmus.verify import broken_promises, machines_of
 
 PROBE_TIMEOUT_S = 30
 APT_WAIT_S = 300
@@ -124,11 +125,39 @@ def known_keys(facts: Mapping[str, Facts]) -> dict[str, str]:
 
 def _check_promises(inventory: Inventory, configs: Mapping[str, HostConfig], facts: Mapping[str, Facts]) -> None:
     """Raise BrokenPromiseError before anything is touched."""
-    machines = {name: machine_of(config, inventory) for name, config in configs.items()}
-    foreign = {name: foreign_networks(found.routes, inventory.mesh.interface) for name, found in facts.items()}
-    broken = broken_promises(machines, inventory, foreign=foreign)
+    broken = broken_promises(
+        machines_of(configs, inventory), inventory, foreign=foreign_of(facts, inventory)
+    )
     if broken:
         raise BrokenPromiseError(tuple(map(str, broken)))
+
+
+def foreign_of(facts: Mapping[str, Facts], inventory: Inventory) -> dict[str, tuple[IPv4Network, ...]]:
+    """Return the networks on each host that another site's subnet would take over: docker0's, a VPN's.
+
+    A network on the link counts when it overlaps such a subnet, one behind a router only when it lies inside it: a
+    cloud's wide route (10.0.0.0/8 by the VPC router) is less specific than ours and goes on serving the rest.
+    """
+    found: dict[str, tuple[IPv4Network, ...]] = {}
+    for name, host_facts in facts.items():
+        here = inventory.hosts[name].site
+        others = [site.subnet for site in inventory.sites.values() if site.name != here]
+        own = inventory.sites[here].subnet
+        networks = {
+            route.destination
+            for route in host_facts.routes
+            if route.device != inventory.mesh.interface and route.table != LOCAL_TABLE
+            if route.destination.prefixlen and not route.destination.overlaps(own)
+            if any(_taken_over(route, subnet) for subnet in others)
+        }
+        found[name] = tuple(sorted(networks))
+    return found
+
+
+def _taken_over(route: Route, subnet: IPv4Network) -> bool:
+    if route.gateway is None:
+        return route.destination.overlaps(subnet)
+    return route.destination.subnet_of(subnet)
 
 
 def _without_unknown(config: HostConfig, keys: Mapping[str, str]) -> HostConfig:
@@ -281,7 +310,7 @@ def _apply_and_confirm(
         probe = host_script("probe", interface=interface)
         facts = parse_probe(remote.name, interface, remote.run(probe, timeout=PROBE_TIMEOUT_S))
         plan = report.plans[remote.name]
-        left = plan_host(*again[remote.name], facts)
+        left = plan_host(wanted[remote.name].config, wanted[remote.name].files, keys, facts)
         if left:
             remote.run(host_script("undo", owner=owner), timeout=APPLY_TIMEOUT_S)
             what = "; ".join(f"{change.kind.value} {change.name}" for change in left.changes)
@@ -291,16 +320,16 @@ def _apply_and_confirm(
 
     keys = known_keys(report.facts)
     wanted = _wanted(compile_mesh(inventory), keys, ())
-    again = {name: (wanted[name].config, wanted[name].files, keys) for name in todo}
     for name in todo:
-        progress(name, f"applying {_count(len(report.plans[name].changes), 'change')}; undone in {undo_after} s unless confirmed")
+        changes = _count(len(report.plans[name].changes), "change")
+        progress(name, f"applying {changes}; undone in {undo_after} s unless confirmed")
     applied = fleet.each(todo, carry_out, on_done=_telling(progress, "applied"))
     done = [name for name, result in applied.items() if not isinstance(result, HostError)]
     fleet.reconnect(done)
     confirmed = fleet.each(done, confirm, on_done=_telling(progress, "confirmed"))
     for name, result in {**applied, **confirmed}.items():
         if isinstance(result, UnreachableError) and name in done:
-            message = f"not reachable after the change ({result.message}); it puts its old network back in {undo_after} s"
+            message = f"not reachable after the change ({result.message}); undoes it within {undo_after} s"
             report.failures[name] = UnreachableError(name, message, result.gateway)
         elif isinstance(result, HostError):
             report.failures[name] = result

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from isthmus.apply import Progress, observe
+from isthmus.apply import Progress
 from isthmus.errors import HostError
 from isthmus.host_scripts import host_script
 from isthmus.model import Inventory
@@ -33,7 +33,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class PingReport:
-    """Every ordered pair of members, then every resource from every site's hosts. Hosts that could not be asked apart."""
+    """Every ordered pair of members, then every resource from every member; hosts that could not be asked apart."""
 
     pairs: tuple[Pair, ...]
     failures: Mapping[str, HostError]

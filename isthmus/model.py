@@ -20,6 +20,9 @@ LEAF_TABLE = 5182
 MAIN_TABLE = 254
 """The kernel's main routing table."""
 
+LOCAL_TABLE = 255
+"""The kernel's table of its own addresses."""
+
 
 # --- what was asked for -------------------------------------------------------------------------------------------
 

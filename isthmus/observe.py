@@ -96,6 +96,18 @@ class Facts:
         rules = (parse_firewall_rule(line) for line in self.firewall)
         return tuple(rule for rule in rules if rule is not None and rule.chain in jumped)
 
+    def rp_filter(self) -> int:
+        """Return the strictest reverse path filter of the host's interfaces: 1 strict, 2 loose, 0 off.
+
+        The kernel takes the larger of `all` and the interface's own value.
+        """
+        prefix, suffix = "net.ipv4.conf.", ".rp_filter"
+        own = {name[len(prefix) : -len(suffix)]: int(v) for name, v in self.sysctls.items() if name.endswith(suffix)}
+        for_all = own.get("all", 0)
+        devices = {device for device, _ in self.addresses} - {"lo"}
+        effective = {max(for_all, own.get(device, 0)) for device in devices}
+        return 1 if 1 in effective else max(effective, default=0)
+
     def network_interfaces(self, mesh_interface: str) -> tuple[tuple[str, IPv4Interface], ...]:
         """Return the addresses of every other interface than the mesh's and the loopback."""
         return tuple((device, address) for device, address in self.addresses if device not in (mesh_interface, "lo"))

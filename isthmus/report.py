@@ -12,6 +12,7 @@ from isthmus.apply import Report
 from isthmus.check import PingReport
 from isthmus.errors import HostError, HostKeyError, UnreachableError
 from isthmus.observe import Facts
+from isthmus.paths import PathReport
 from isthmus.plan import Change, HostPlan
 
 if TYPE_CHECKING:
@@ -196,7 +197,8 @@ def ping_table(report: PingReport) -> Table:
     sources = dict.fromkeys([pair.source for pair in report.pairs] + list(report.failures))
     destinations = dict.fromkeys(pair.destination for pair in report.pairs)
     # A source is nearly always a destination too; sorted so that the diagonal is one.
-    columns = [name for name in sources if name in destinations] + [name for name in destinations if name not in sources]
+    columns = [name for name in sources if name in destinations]
+    columns += [name for name in destinations if name not in sources]
     for name in columns:
         table.add_column(name, justify="right")
     cells = {(pair.source, pair.destination): pair for pair in report.pairs}
@@ -217,3 +219,40 @@ def _rtt(rtt_ms: float | None) -> str:
         return "[bold red]lost[/bold red]"
     colour = "green" if rtt_ms < 10 else "yellow" if rtt_ms < 100 else "red"
     return f"[{colour}]{rtt_ms:.1f}[/{colour}]"
+
+
+# --- paths --------------------------------------------------------------------------------------------------------
+
+
+def paths_json(report: PathReport) -> dict[str, Any]:
+    """Return {"pairs": [{"source", "destination", "delivered", "path", "promised", "kept"}…], "broken", "failures"}."""
+    pairs = [
+        {
+            "source": pair.walk.source,
+            "destination": pair.walk.destination,
+            "delivered": pair.walk.delivered,
+            "path": str(pair.walk.path),
+            "promised": str(pair.promised),
+            "kept": pair.kept,
+        }
+        for pair in report.pairs
+    ]
+    return {
+        "pairs": pairs,
+        "broken": [str(broken) for broken in report.broken],
+        "failures": failures_json(report.failures),
+    }
+
+
+def paths_text(report: PathReport) -> str:
+    """Return a line a pair, with what was promised where it differs, then every broken promise with its walk."""
+    width = max((len(f"{p.walk.source} to {p.walk.destination}") for p in report.pairs), default=0)
+    lines = []
+    for pair in report.pairs:
+        ends = f"{pair.walk.source} to {pair.walk.destination}"
+        if pair.kept:
+            lines.append(f"{ends:{width}}  {pair.walk.path}")
+        else:
+            lines.append(f"{ends:{width}}  BROKEN: {pair.walk.outcome.value}; promised is {pair.promised}")
+    lines += [str(broken) for broken in report.broken]
+    return "\n".join(lines)
