@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from strategies import inventories
 
 from isthmus.firewall import compile_firewall
@@ -67,6 +70,15 @@ def test_a_gateway_lets_the_mesh_open_flows_to_its_resource_with_its_own_address
             to_source=IPv4Address("172.16.128.1"),
         ),
     )
+
+
+@given(inventories(), st.randoms(use_true_random=False))
+def test_the_order_of_the_file_changes_no_rule(inventory: Inventory, random: Random) -> None:
+    sites, resources = list(inventory.sites.items()), list(inventory.resources.items())
+    random.shuffle(sites)
+    random.shuffle(resources)
+    shuffled = replace(inventory, sites=dict(sites), resources=dict(resources))
+    assert compile_firewall(inventory) == compile_firewall(shuffled)
 
 
 @given(inventories())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -134,6 +135,29 @@ def test_no_host_gets_the_address_of_another(article: dict[str, HostConfig]) -> 
     assert files["n3"]["/etc/isthmus/wg0.routes"].text.splitlines()[1:] == [
         "route add 172.16.128.0/24 dev wg0 proto 182 src 172.16.0.3"
     ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"interface": "wg1"},
+        {"listen_port": 1},
+        {"mtu": 1280},
+        {"peers": ()},
+        {"routes": ()},
+        {"rules": (Rule("wg0", 1, 2),)},
+        {"firewall": ()},
+        {"sysctls": (("net.ipv4.ip_forward", "1"),)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_two_hosts_that_differ_in_one_thing_share_no_text_about_it(
+    article: dict[str, HostConfig], change: dict[str, Any]
+) -> None:
+    other = replace(article["n2"], **change)
+    together = render_mesh({"n2": article["n2"], "other": other}, {}, placeholders=True)
+    assert together["other"] == render_host(other, {}, placeholders=True)
+    assert together["other"] != together["n2"]
 
 
 # --- lines --------------------------------------------------------------------------------------------------------
