@@ -77,6 +77,8 @@ class Settings:
     known_hosts: KnownHosts
     connect_timeout: float
     debug: Callable[[str], None]
+    closed: threading.Event
+    """Set when the fleet is closed: nobody connects any more."""
 
 
 def settings(
@@ -88,7 +90,7 @@ def settings(
     config = fabric.Config(
         lazy=True, ssh_config=parsed, overrides={"authentication": {"strategy_class": Keyring().login}}
     )
-    return Settings(parsed, config, known_hosts, connect_timeout, debug)
+    return Settings(parsed, config, known_hosts, connect_timeout, debug, threading.Event())
 
 
 class _TransientError(Exception):
@@ -155,13 +157,15 @@ class Link:
     def _retry(self, attempt: Callable[[float], T]) -> T:
         deadline = time.monotonic() + self._settings.connect_timeout
         for count in range(1, ATTEMPTS + 1):
+            if self._settings.closed.is_set():
+                raise self._unreachable("no connection: the run was ended")
             try:
                 return attempt(deadline)
             except _TransientError as error:
                 pause = BACKOFF_S * count
                 if count == ATTEMPTS or time.monotonic() + pause >= deadline:
                     raise self._unreachable(f"{error} (tried {count} times)") from None
-            time.sleep(pause)
+            self._settings.closed.wait(pause)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _unreachable(self, message: str) -> UnreachableError:
@@ -317,5 +321,6 @@ def open_session(link: Link) -> Any:
     try:
         return connection.create_session()
     except (paramiko.SSHException, EOFError, OSError) as error:
+        link.drop()  # it may be half dead: the next use makes a fresh one
         text = f"the connection to {link.way.address} takes no further command: {error or 'closed'}"
         raise UnreachableError(link.way.name, text) from None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from isthmus.errors import CommandError, HostError
 from isthmus.model import Inventory
 from isthmus.remote import shell
-from isthmus.remote.known_hosts import Key, read_known_hosts
+from isthmus.remote.known_hosts import KnownHosts
 from isthmus.remote.way import find_way
 
 if TYPE_CHECKING:  # Fabric and Paramiko take 0.1 s to import; a Fleet does it when made
@@ -115,15 +115,16 @@ class Fleet:
         """Read the configuration; connect to nobody yet.
 
         `parallel` hosts are worked on at once; `connect_timeout` in seconds holds for TCP, handshake and login
-        together; `known_hosts` is the project's file; `debug` is called from several threads with one line at a time.
+        together; `known_hosts` is the project's file; `debug` is called with one line at a time, from several threads.
         """
         from isthmus.remote.connection import settings
 
         self.inventory = inventory
         self.sudo_password = sudo_password
-        self.debug = debug or (lambda _line: None)
+        self._debug = debug
         self._parallel = parallel
-        self.known_hosts = read_known_hosts([*([known_hosts] if known_hosts else []), *system_known_hosts])
+        self.known_hosts_file = known_hosts
+        self.known_hosts = KnownHosts([*([known_hosts] if known_hosts else []), *system_known_hosts])
         self._settings = settings(ssh_config, self.known_hosts, connect_timeout, self.debug)
         self._links: dict[str, Link] = {}
         self._lock = threading.RLock()
@@ -197,14 +198,17 @@ class Fleet:
                 step.forgive()
 
     def close(self) -> None:
-        """Close every connection. What other threads do over them ends with an error."""
+        """Close every connection, for good. What other threads do over them ends with an error."""
+        self._settings.closed.set()
         for link in self._innermost_first():
             with contextlib.suppress(Exception):  # a broken connection may refuse even to close
                 link.close()
 
-    def trust(self, name: str, key: Key) -> None:
-        """Believe a host key from now on, for this fleet only."""
-        self.known_hosts.add(f"{name} {key.type} {key.base64}")
+    def debug(self, line: str) -> None:
+        """Hand a line to the debug hook, one at a time."""
+        if self._debug is not None:
+            with self._lock:
+                self._debug(line)
 
     def _innermost_first(self) -> list[Link]:
         with self._lock:
@@ -215,7 +219,7 @@ class Fleet:
         waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
         finished: queue.SimpleQueue[tuple[str, T | HostError]] = queue.SimpleQueue()
         # Hosts that others lead through come first, so that no worker waits for a gateway nobody has begun with.
-        for name in sorted(names, key=lambda name: len(_path(self.link(name)))):
+        for name in sorted(names, key=lambda name: len(_path(self.link(self.inventory.hosts[name].name)))):
             waiting.put(name)
 
         def work() -> None:

@@ -1,4 +1,4 @@
-"""known_hosts text -> the host keys we may believe, and back. Pure but for `read_known_hosts`.
+"""known_hosts text -> the host keys we may believe, and back.
 
 The format is OpenSSH's (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"): plain, negated, wildcard and hashed names and
 `@revoked` keys are understood; `@cert-authority` lines are passed over, since host certificates are not used here.
@@ -95,16 +95,24 @@ def _parse(line: str) -> _Line | None:
 
 
 class KnownHosts:
-    """The host keys of several files together, looked up by name."""
+    """The host keys of several files together, looked up by name; any of them is believed, as in ssh(1).
 
-    def __init__(self, texts: Iterable[str] = ()) -> None:
+    A file that is missing or cannot be read says nothing: that only refuses more.
+    """
+
+    def __init__(self, paths: Iterable[Path] = ()) -> None:
+        self._paths = tuple(paths)
+        self.read()
+
+    def read(self) -> None:
+        """Read the files again."""
         self._plain: dict[str, list[_Line]] = {}
         self._others: list[_Line] = []  # patterns and hashes: asked one by one
-        for text in texts:
-            self.add(text)
+        for path in self._paths:
+            with contextlib.suppress(OSError):
+                self._add(path.expanduser().read_text(encoding="utf-8", errors="replace"))
 
-    def add(self, text: str) -> None:
-        """Believe the lines of `text` too."""
+    def _add(self, text: str) -> None:
         for line in filter(None, map(_parse, text.splitlines())):
             if any(character in name for name in line.names for character in "*?!|"):
                 self._others.append(line)
@@ -123,15 +131,6 @@ class KnownHosts:
     def revoked(self, name: str) -> frozenset[Key]:
         """Return the keys that `name` must not show any more."""
         return frozenset(line.key for line in self._lines(name) if line.revoked)
-
-
-def read_known_hosts(paths: Iterable[Path]) -> KnownHosts:
-    """Return what those of the files that exist say. One that cannot be read is as good as absent: it only refuses."""
-    known = KnownHosts()
-    for path in paths:
-        with contextlib.suppress(OSError):
-            known.add(path.expanduser().read_text(encoding="utf-8", errors="replace"))
-    return known
 
 
 def with_key(text: str, name: str, key: Key, comment: str, *, replace: bool) -> str:

@@ -82,7 +82,7 @@ def behind(results: dict[str, HostKey | HostError], hosts: Iterable[str]) -> tup
     )
 
 
-def record(path: Path, fleet: Fleet, keys: Iterable[HostKey], *, replace: bool = False) -> tuple[HostKey, ...]:
+def record(fleet: Fleet, keys: Iterable[HostKey], *, replace: bool = False) -> tuple[HostKey, ...]:
     """Write keys into the project's known_hosts, let the fleet believe them, and return those that were new.
 
     A changed key is written only with `replace`, which takes the old ones out; without it, it raises HostKeyError
@@ -93,16 +93,17 @@ def record(path: Path, fleet: Fleet, keys: Iterable[HostKey], *, replace: bool =
         if key.standing is Standing.CHANGED and not replace:
             text = f"the recorded key of {key.name} is {key.known}, it shows {key.fingerprint}; not replaced"
             raise HostKeyError(key.host, text, key.known, key.fingerprint)
+    path = fleet.known_hosts_file
+    if path is None or not new:
+        return ()
     try:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         for key in new:
             text = with_key(text, key.name, key.key, key.host, replace=replace)
-        if new:
-            _write(path, text)
+        _write(path, text)
     except OSError as error:
         raise IsthmusError(f"{path}: cannot be written: {error.strerror}") from None
-    for key in new:
-        fleet.trust(key.name, key.key)
+    fleet.known_hosts.read()
     fleet.reconnect(key.host for key in new)
     return new
 
