@@ -1,7 +1,8 @@
 """HostConfig -> the text of every file of ours on a host.
 
 `files/` holds the texts, at the path they get on a host: `.j2` are Jinja templates, `INTERFACE` in a name is the mesh
-interface, anything else is copied as it is. Lines of iptables and iproute2 are made here and nowhere else.
+interface, anything else is copied as it is. Reading them, once, is the only I/O here. Lines of iptables and iproute2
+are made in this module and nowhere else.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def render_mesh(
     Leaves of one site differ in their address only: their texts are made once, and the address is put in for each.
     """
     hosts = list(configs.items())
-    keys = _complete_keys(configs.values(), public_keys, placeholders)
+    keys = _complete_keys((config for _, config in hosts), public_keys, placeholders)
     once = _Once()
     patterns: dict[tuple[object, ...], dict[str, _Pattern]] = {}
     rendered = {}
