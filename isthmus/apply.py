@@ -16,14 +16,14 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 
 from isthmus.compile import compile_mesh
-from isthmus.errors import BrokenPromiseError, CommandError, HostError, UnreachableError, UnsupportedError
+from isthmus.errors import HostError, UnreachableError, UnsupportedError
 from isthmus.host_scripts import apply_script, host_script
 from isthmus.model import LOCAL_TABLE, HostConfig, Inventory, Route
 from isthmus.observe import OURS, Facts, parse_probe
 from isthmus.plan import HostPlan, objections, plan_host
 from isthmus.remote import Fleet, Remote
 from isthmus.render import File, render_host
-from isthmus.verify import broken_promises, machines_of
+from isthmus.verify import machines_of, require
 
 PROBE_TIMEOUT_S = 30
 APT_WAIT_S = 300
@@ -125,11 +125,7 @@ def known_keys(facts: Mapping[str, Facts]) -> dict[str, str]:
 
 def _check_promises(inventory: Inventory, configs: Mapping[str, HostConfig], facts: Mapping[str, Facts]) -> None:
     """Raise BrokenPromiseError before anything is touched."""
-    broken = broken_promises(
-        machines_of(configs, inventory), inventory, foreign=foreign_of(facts, inventory)
-    )
-    if broken:
-        raise BrokenPromiseError(tuple(map(str, broken)))
+    require(machines_of(configs, inventory), inventory, foreign_of(facts, inventory))
 
 
 def foreign_of(facts: Mapping[str, Facts], inventory: Inventory) -> dict[str, tuple[IPv4Network, ...]]:
@@ -390,4 +386,4 @@ def _user() -> str:
         return "unknown"
 
 
-__all__ = ["CommandError", "Report", "known_keys", "mesh_down", "mesh_plan", "mesh_up", "observe"]
+__all__ = ["Report", "known_keys", "mesh_down", "mesh_plan", "mesh_up", "observe"]

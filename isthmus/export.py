@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from isthmus.compile import compile_mesh
-from isthmus.errors import BrokenPromiseError, UsageError
+from isthmus.errors import UsageError
 from isthmus.model import Inventory
 from isthmus.render import HEADER, render_mesh
-from isthmus.verify import broken_promises, machine_of
+from isthmus.verify import machines_of, require
 
 
 def export(inventory: Inventory, folder: Path) -> int:
@@ -18,9 +18,7 @@ def export(inventory: Inventory, folder: Path) -> int:
     host has any more are removed; nothing else in the folder is touched. Raises BrokenPromiseError before writing.
     """
     configs = compile_mesh(inventory)
-    broken = broken_promises({name: machine_of(config, inventory) for name, config in configs.items()}, inventory)
-    if broken:
-        raise BrokenPromiseError(tuple(map(str, broken)))
+    require(machines_of(configs, inventory), inventory)
     files = {
         folder / host / path.lstrip("/"): file
         for host, rendered in render_mesh(configs, {}, placeholders=True).items()

@@ -11,7 +11,7 @@ from isthmus.errors import HostError
 from isthmus.model import Inventory, Peer
 from isthmus.observe import Facts
 from isthmus.remote import Fleet
-from isthmus.verify import BrokenPromise, Machine, Path, Tracer, Walk, broken_promises, promised_path
+from isthmus.verify import BrokenPromise, Machine, Path, Tracer, Walk, promised_path, verify
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def paths(
         PairPath(tracer.trace(source, destination), promised_path(inventory, source, destination))
         for source, destination in ends
     )
-    broken = broken_promises(machines, inventory, foreign=foreign_of(facts, inventory))
+    broken = verify(machines, inventory, foreign_of(facts, inventory))
     # A promise about a host that nobody could ask is neither kept nor broken.
     known = {*machines, *inventory.resources}
     return PathReport(pairs, tuple(fault for fault in broken if set(fault.subject.split(" to ")) <= known), failures)
