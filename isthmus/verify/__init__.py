@@ -1,0 +1,93 @@
+"""A second, independent reading of the network: traces packets through compiled or observed hosts.
+
+It knows how Linux, WireGuard and clouds treat a packet, and nothing of how Isthmus chose its values. In reading order:
+machine.py   one host as plain values (`Machine`, `machine_of` a compiled one)
+kernel.py    what Linux and WireGuard on it do with a packet
+walk.py      a packet's walk, which prints itself, and its closed list of outcomes
+trace.py     from host to host, over the underlay
+promises.py  what must hold between two hosts; claims.py  what must hold on each
+symmetry.py  which hosts nobody can tell apart, so that 10,000 hosts need 40,000 walks and not 100 million
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from ipaddress import IPv4Network
+from itertools import combinations
+
+from isthmus.errors import BrokenPromiseError
+from isthmus.model import Inventory
+from isthmus.verify.claims import Claims
+from isthmus.verify.machine import Machine, connected_route, machine_of, machines_of
+from isthmus.verify.promises import BrokenPromise, Promise, broken_between, broken_to_resource
+from isthmus.verify.symmetry import classes_of_alike
+from isthmus.verify.trace import Tracer
+from isthmus.verify.walk import Hop, Link, Outcome, Path, Walk, path_text, promised_path
+
+__all__ = [
+    "BrokenPromise",
+    "Hop",
+    "Link",
+    "Machine",
+    "Outcome",
+    "Path",
+    "Promise",
+    "Tracer",
+    "Walk",
+    "connected_route",
+    "machine_of",
+    "machines_of",
+    "path_text",
+    "promised_path",
+    "require",
+    "verify",
+]
+
+
+def verify(
+    machines: Mapping[str, Machine],
+    inventory: Inventory,
+    foreign: Mapping[str, Iterable[IPv4Network]] | None = None,
+    *,
+    exhaustive: bool = False,
+) -> tuple[BrokenPromise, ...]:
+    """Return every promise the machines break, each host's own first, then pairs, then resources. () is a correct mesh.
+
+    `foreign` has, for a host, networks found on it that are not the mesh's (docker0's 172.17.0.0/16): they break a
+    promise only where a route into the mesh would capture them. Pairs of alike hosts are traced once and counted in
+    `BrokenPromise.alike`; `exhaustive` traces every pair, which is only for tests.
+    """
+    foreign = {host: tuple(networks) for host, networks in (foreign or {}).items()}
+    classes = [[name] for name in machines] if exhaustive else classes_of_alike(machines, inventory, foreign)
+    tracer = Tracer(machines, inventory)
+    claims = Claims(tracer)
+    broken: list[BrokenPromise] = []
+    for alike in classes:
+        broken += _with_alike(claims.broken_on(machines[alike[0]], foreign.get(alike[0], ())), len(alike))
+    for alike in classes:
+        if len(alike) > 1:
+            broken += _with_alike(broken_between(tracer, alike[0], alike[1]), len(alike) * (len(alike) - 1))
+    for ones, others in combinations(classes, 2):
+        broken += _with_alike(broken_between(tracer, ones[0], others[0]), len(ones) * len(others))
+    for resource in inventory.resources:
+        for alike in classes:
+            broken += _with_alike(broken_to_resource(tracer, alike[0], resource), len(alike))
+    return tuple(broken)
+
+
+def require(
+    machines: Mapping[str, Machine],
+    inventory: Inventory,
+    foreign: Mapping[str, Iterable[IPv4Network]] | None = None,
+) -> None:
+    """Raise BrokenPromiseError with one text for each broken promise, the packet's walk included; else do nothing."""
+    broken = verify(machines, inventory, foreign)
+    if broken:
+        raise BrokenPromiseError(tuple(map(str, broken)))
+
+
+def _with_alike(broken: list[BrokenPromise], cases: int) -> list[BrokenPromise]:
+    if not broken or cases == 1:
+        return broken
+    return [replace(fault, alike=cases - 1) for fault in broken]
