@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import subprocess
 import threading
 import time
 import warnings
@@ -57,6 +58,23 @@ class _PromptSocket(socket.socket):
         if hasattr(socket, "TCP_QUICKACK"):
             self.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         return super().recv(size, flags)
+
+
+class _CommandSocket(socket.socket):
+    """Our end of a ProxyCommand's stdin and stdout. (Paramiko's own waits 0.1 s at every read, and never reaps.)"""
+
+    def __init__(self, command: str) -> None:
+        ours, theirs = socket.socketpair()
+        super().__init__(fileno=ours.detach())
+        with theirs:
+            self._process = subprocess.Popen(
+                ["sh", "-c", f"exec {command}"], stdin=theirs.fileno(), stdout=theirs.fileno()
+            )
+
+    def close(self) -> None:
+        super().close()
+        self._process.terminate()
+        self._process.wait()
 
 
 def _connect_tcp(address: str, port: int, timeout: float) -> socket.socket:
@@ -221,7 +239,7 @@ class Link:
         if self.carrier is not None:
             return self._tunnel(self.carrier, deadline)
         if self.way.command is not None:
-            return paramiko.ProxyCommand(self.way.command)
+            return _CommandSocket(self.way.command)
         try:
             return _connect_tcp(self.way.address, self.way.port, deadline - time.monotonic())
         except socket.gaierror:

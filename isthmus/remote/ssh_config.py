@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from isthmus.errors import IsthmusError
+from isthmus.remote.way import TOKEN
 
 with warnings.catch_warnings():  # see connection.py
     warnings.simplefilter("ignore")
@@ -39,6 +40,8 @@ def _lines(path: Path, base: Path, depth: int) -> list[str]:
         word, _, rest = line.strip().replace("=", " ", 1).partition(" ")
         if word.lower() in ("host", "match"):
             block = line
+        if word.lower() == "proxycommand":
+            line = line.replace("%", TOKEN)
         if word.lower() != "include" or depth == DEEPEST_INCLUDE:
             found.append(line)
             continue

@@ -18,6 +18,9 @@ from typing import Protocol
 from isthmus.model import Host, Inventory
 from isthmus.remote.known_hosts import name_of
 
+TOKEN = "\0"
+"""Stands for the % of a ProxyCommand, which Paramiko would fill in from ~/.ssh/config alone."""
+
 
 class SshConfig(Protocol):
     """What we need of `paramiko.SSHConfig`."""
@@ -43,7 +46,7 @@ class Way:
     """The name of the host, or the ProxyJump, whose connection carries this one."""
     via_role: str = "gateway"
     command: str | None = None
-    """A ProxyCommand."""
+    """A ProxyCommand, ready to run: its %h, %p and %r filled in."""
 
 
 def find_way(target: str, inventory: Inventory, ssh_config: SshConfig) -> Way:
@@ -65,16 +68,17 @@ def find_way(target: str, inventory: Inventory, ssh_config: SshConfig) -> Way:
             via, role = gateway, "gateway"
     default_user, default_port = (host.ssh.user, host.ssh.port) if host else (getpass.getuser(), 22)
     port = port or int(options.get("port", default_port))
+    user = user or options.get("user", default_user)
     return Way(
         name=name,
         looked_up=name,
         address=address,
         port=port,
-        user=user or options.get("user", default_user),
+        user=user,
         key_name=options.get("hostkeyalias") or name_of(address, port),
         via=via,
         via_role=role,
-        command=command,
+        command=_filled(command, {"h": address, "p": str(port), "r": user, "%": "%"}) if command else None,
     )
 
 
@@ -84,6 +88,11 @@ def _split(spec: str) -> tuple[str | None, str, int | None]:
     if not colon or not port.isdigit() or name.count(":"):  # the last: an IPv6 address
         return user or None, place, None
     return user or None, name, int(port)
+
+
+def _filled(command: str, values: Mapping[str, str]) -> str:
+    first, *rest = command.split(TOKEN)
+    return first + "".join(values.get(part[:1], f"%{part[:1]}") + part[1:] for part in rest)
 
 
 def _jump(options: Mapping[str, str], name: str) -> str | None:
