@@ -143,15 +143,16 @@ def with_key(text: str, name: str, key: Key, comment: str, *, replace: bool) -> 
     if any(line is not None and not line.revoked and line.key == key and line.matches(name) for line in parsed):
         return text
     if replace:
-        lines = [new for line, said in zip(lines, parsed, strict=True) if (new := _without(line, said, name))]
+        kept = [_without(line, said, name) for line, said in zip(lines, parsed, strict=True)]
+        lines = [line for line in kept if line is not None]
     return "".join(f"{line}\n" for line in [*lines, f"{name} {key.type} {key.base64} {comment}"])
 
 
-def _without(line: str, said: _Line | None, name: str) -> str:
-    """Return the line without `name`, "" when nothing of it remains. Patterns for many hosts are left alone."""
+def _without(line: str, said: _Line | None, name: str) -> str | None:
+    """Return the line without `name`, None when it named nothing else. Patterns for many hosts are left alone."""
     if said is None or said.revoked:
-        return line or "\n"
+        return line
     left = [other for other in said.names if other != name.lower() and not _hashed_is(other, name)]
     if len(left) == len(said.names):
         return line
-    return line.replace(line.split()[0], ",".join(left), 1) if left else ""
+    return line.replace(line.split()[0], ",".join(left), 1) if left else None
