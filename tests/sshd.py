@@ -53,7 +53,7 @@ class Sshd:
         self.port = self.port or free_port(self.address)
         for kind in self.key_kinds:
             if not (self.folder / f"host_{kind}").exists():
-                make_key(self.folder / f"host_{kind}", kind)
+                make_key(self.folder / f"host_{kind}", kind, *(("-b", "2048") if kind == "rsa" else ()))
         lines = [
             f"ListenAddress {self.address}:{self.port}",
             *(f"HostKey {self.folder}/host_{kind}" for kind in self.key_kinds),

@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -359,6 +360,33 @@ def test_a_server_that_takes_connections_and_says_nothing_is_a_clear_line(bench:
     assert str(error) == f"n1: 127.0.0.1:{port} takes connections, but no SSH server answers within 0.5 s"
 
 
+@contextmanager
+def mute_listener(address: str = "127.0.0.1") -> Iterator[int]:
+    """A port that answers nothing, as behind a firewall that drops: its queue of connections is full."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind((address, 0))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+def test_a_host_that_answers_nothing_is_a_clear_line(bench: Bench) -> None:
+    with mute_listener() as port, bench.fleet(inventory_of({"n1": ("127.0.0.1", port)}), connect_timeout=0.5) as fleet:
+        error = failure(fleet, "n1")
+    assert isinstance(error, UnreachableError)
+    assert str(error) == f"n1: no answer from 127.0.0.1:{port} within 0.5 s"
+
+
+def test_a_name_nobody_knows_is_a_clear_line(bench: Bench, n1: Sshd) -> None:
+    with bench.fleet(inventory_of({"n1": n1}), "Host n1\n  HostName no-such-host.invalid") as fleet:
+        error = failure(fleet, "n1")
+    assert str(error) == "n1: no address is known for the name no-such-host.invalid"
+
+
 def test_a_server_that_hangs_after_its_banner_is_a_clear_line(bench: Bench) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
 
@@ -418,6 +446,47 @@ def test_a_refused_login_names_the_user_and_what_was_tried(bench: Bench, n1: Ssh
     )
 
 
+@pytest.fixture
+def agent(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An ssh-agent that holds our key; no key file can be found."""
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    process = subprocess.Popen(["ssh-agent", "-D", "-a", str(tmp_path / "agent")], stdout=subprocess.DEVNULL)
+    wait_for(tmp_path / "agent")
+    subprocess.run(["ssh-add", "-q", str(bench.folder / "id")], check=True)
+    yield
+    process.terminate()
+    process.wait()
+
+
+def agent_fleet(bench: Bench, server: Sshd, config: str) -> Fleet:
+    (bench.folder / "agent_config").write_text(config)
+    return Fleet(
+        inventory_of({"n1": server}),
+        known_hosts=bench.write_known_hosts(server),
+        ssh_config=(bench.folder / "agent_config",),
+        system_known_hosts=(),
+    )
+
+
+@pytest.mark.usefixtures("agent")
+def test_the_agents_keys_are_used(bench: Bench, n1: Sshd) -> None:
+    with agent_fleet(bench, n1, "") as fleet:
+        assert run(fleet, "echo in") == "in\n"
+
+
+@pytest.mark.usefixtures("agent")
+def test_only_the_identities_named_are_used_when_asked_so(bench: Bench, n1: Sshd, tmp_path: Path) -> None:
+    other = make_key(tmp_path / "other")
+    with agent_fleet(bench, n1, f"IdentitiesOnly yes\nIdentityFile {other}") as fleet:
+        assert str(failure(fleet, "n1")) == f"n1: login as root at 127.0.0.1:{n1.port} failed: refused {other}"
+    # The agent holds the private half of this one; the file itself is of no use.
+    named = tmp_path / "named"
+    named.with_suffix(".pub").write_text((bench.folder / "id.pub").read_text())
+    with agent_fleet(bench, n1, f"IdentitiesOnly yes\nIdentityFile {named}") as fleet:
+        assert run(fleet, "echo in") == "in\n"
+
+
 # --- where to connect ---------------------------------------------------------------------------------------------
 
 
@@ -452,6 +521,18 @@ def test_a_dead_gateway_is_told_apart_from_a_dead_leaf(bench: Bench, n1: Sshd) -
         f"n3: not reached: its gateway n1: 127.0.0.1:{nobody} refuses the connection: "
         "Connection refused (tried 3 times)"
     )
+
+
+def test_a_mute_leaf_is_told_apart_from_its_gateway(bench: Bench, n1: Sshd) -> None:
+    with mute_listener("127.0.0.3") as port:
+        hosts = inventory_of({"n1": n1, "n3": ("127.0.0.3", port)}, private=("n3",))
+        with bench.fleet(hosts, connect_timeout=1) as fleet:
+            fleet.each(["n1"], Remote.connect)
+            error = failure(fleet, "n3")
+            assert run(fleet, "echo n1 lives") == "n1 lives\n"
+    assert isinstance(error, UnreachableError)
+    assert error.gateway is None
+    assert str(error) == f"n3: n1 answers, 127.0.0.3:{port} behind it does not within 1 s"
 
 
 def test_a_gateway_with_an_unknown_key_leads_nowhere(bench: Bench, n2: Sshd) -> None:

@@ -86,7 +86,8 @@ class Remote:
             said = said.replace(password, "***")
         if outcome.status is None:
             return f"{title}: the connection broke after {outcome.seconds:.1f} s"
-        return f"{title}: status {outcome.status}: {said}"
+        begun = "" if outcome.begun else "not begun, "
+        return f"{title}: {begun}status {outcome.status}: {said}"
 
 
 def _title(script: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ class Login:
     def _candidates(self) -> Iterator[tuple[str, paramiko.PKey]]:
         """Yield keys as ssh(1) orders them: the agent's that are in the files, its others, the files'."""
         chosen = self._options.get("identityfile")
-        files = [path for path in chosen or DEFAULT_FILES]
+        files: Iterable[str] = chosen or DEFAULT_FILES
         wanted = {half: path for path in files if (half := _public_half(path))}
         agent = paramiko.Agent() if self._options.get("identityagent") != "none" else None
         try:
@@ -112,7 +112,7 @@ class Login:
                         held[blob],
                     )
             for path in files:
-                if _public_half(path) not in held or not held:
+                if _public_half(path) not in held:
                     key = self._keyring.file(path)
                     if isinstance(key, str):
                         if chosen or key != "does not exist":

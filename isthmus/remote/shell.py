@@ -89,6 +89,8 @@ def run(channel: Any, script: str, *, user: str, timeout: float, stdin: bytes, p
     timer = threading.Timer(timeout + GRACE_S, channel.close)  # wakes every wait below
     timer.daemon = True
     timer.start()
+    from paramiko import SSHException
+
     changed = threading.Condition()
     readers: tuple[_Reader, ...] = ()
     try:
@@ -97,7 +99,7 @@ def run(channel: Any, script: str, *, user: str, timeout: float, stdin: bytes, p
         if user == "root" or password is None or _give_password(channel, out, err, changed, password):
             channel.sendall(payload + stdin)
         channel.shutdown_write()
-    except (OSError, EOFError):
+    except (SSHException, OSError, EOFError):
         pass  # the host has hung up: what it said, and its status, tell why
     for reader in readers:
         reader.join()
