@@ -67,7 +67,7 @@ def verify(
         broken += _with_alike(claims.broken_on(machines[alike[0]], foreign.get(alike[0], ())), len(alike))
     for alike in classes:
         if len(alike) > 1:
-            broken += _with_alike(broken_between(tracer, alike[0], alike[1]), len(alike) * (len(alike) - 1))
+            broken += _with_alike(broken_between(tracer, alike[0], alike[1]), len(alike) * (len(alike) - 1) // 2)
     for ones, others in combinations(classes, 2):
         broken += _with_alike(broken_between(tracer, ones[0], others[0]), len(ones) * len(others))
     for resource in inventory.resources:

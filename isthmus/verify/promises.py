@@ -44,7 +44,8 @@ class BrokenPromise:
 
     def __str__(self) -> str:
         others = f" (and {self.alike} alike)" if self.alike else ""
-        return f"promise broken: {self.promise.value}: {self.subject}{others}: {self.detail}"
+        apart = "\n" if "\n" in self.detail else ": "
+        return f"promise broken: {self.promise.value}: {self.subject}{others}{apart}{self.detail}"
 
 
 def broken_between(tracer: Tracer, one: str, other: str) -> list[BrokenPromise]:
@@ -80,12 +81,12 @@ def _judge(walk: Walk, inventory: Inventory, source: int) -> BrokenPromise | Non
         return None
     if walk.outcome is Outcome.OWN_TUNNEL:
         return _of_walk(Promise.NO_OWN_TUNNEL, walk)
-    if len(promised.links) == 1 and promised.links[0] is Link.PRIVATE and _enters_mesh(walk):
+    if len(promised.links) == 1 and promised.links[0] is Link.PRIVATE and _enters_mesh(walk, inventory):
         return _of_walk(Promise.PRIVATE_INSIDE, walk)
     if not walk.delivered:
         return _of_walk(_why_stopped(walk), walk)
     if walk.path != promised:
-        fault = _of_walk(Promise.ONE_CROSSING if _enters_mesh(walk) else Promise.PRIVATE_INSIDE, walk)
+        fault = _of_walk(Promise.ONE_CROSSING if _enters_mesh(walk, inventory) else Promise.PRIVATE_INSIDE, walk)
         return replace(fault, detail=f"promised is {promised}\n{walk}")
     detail = f"{walk.destination} sees {address_text(walk.seen_as)}, not {address_text(source)}\n{walk}"
     return BrokenPromise(Promise.SOURCE_KEPT, _pair(walk), detail)
@@ -97,9 +98,9 @@ def _why_stopped(walk: Walk) -> Promise:
     return Promise.NO_LOOP if walk.outcome is Outcome.LOOP else Promise.DELIVERED
 
 
-def _enters_mesh(walk: Walk) -> bool:
-    """Whether the walk's first host gives the packet to the mesh interface, delivered or not."""
-    return any(hop.peer is not None or hop.link in (Link.TUNNEL, Link.INTERNET) for hop in walk.hops)
+def _enters_mesh(walk: Walk, inventory: Inventory) -> bool:
+    """Return whether a host gives the packet to the mesh interface, delivered or not."""
+    return any(hop.route is not None and hop.route.device == inventory.mesh.interface for hop in walk.hops)
 
 
 def _not_mirrored(walk: Walk, back: Walk) -> BrokenPromise:
@@ -108,7 +109,7 @@ def _not_mirrored(walk: Walk, back: Walk) -> BrokenPromise:
 
 
 def _of_walk(promise: Promise, walk: Walk) -> BrokenPromise:
-    return BrokenPromise(promise, _pair(walk), f"{walk.outcome.value}\n{walk}")
+    return BrokenPromise(promise, _pair(walk), str(walk))
 
 
 def _pair(walk: Walk) -> str:
