@@ -292,16 +292,143 @@ def path(c: Any, file: str | None = None, only: str | None = None, json: bool = 
 # --- ssh ----------------------------------------------------------------------------------------------------------
 
 
-@task(help={**FILE, **ONLY, **JSON, "yes": "record without asking"})
+@task(
+    help={
+        **FILE,
+        **ONLY,
+        **JSON,
+        "yes": "record unknown keys without asking",
+        "replace": "record changed keys too; only after you know why they changed",
+    }
+)
 @command
-def trust(c: Any, file: str | None = None, only: str | None = None, json: bool = False, yes: bool = False) -> int:
+def trust(
+    c: Any,
+    file: str | None = None,
+    only: str | None = None,
+    json: bool = False,
+    yes: bool = False,
+    replace: bool = False,
+) -> int:
     """Fetch the hosts' SSH host keys, show their fingerprints, record them in the project's known_hosts."""
-    raise NotImplementedError
+    from isthmus.report import trust_json, trust_text
+    from isthmus.trust import trust_hosts
+
+    inventory = _inventory(file)
+    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+
+    def agree(keys: Any) -> bool:
+        """Let a person compare the fingerprints with what the cloud's console shows."""
+        if not json:
+            print(trust_text(keys))
+        return yes or (interactive and input("Record these keys? [y/N] ").strip().lower() in ("y", "yes"))
+
+    with _fleet(c, inventory, debug=False) as fleet:
+        result = trust_hosts(fleet, _chosen(inventory, only) or list(inventory.hosts), agree, replace=replace)
+    if json:
+        _print_json(trust_json(result))
+    else:
+        print(f"recorded: {', '.join(result.recorded) or 'nothing'}; known before: {', '.join(result.known) or 'none'}")
+    _say_failures(result.failures)
+    return FAILED if result.failures else OK
 
 
 # --- lab ----------------------------------------------------------------------------------------------------------
 
 LAB = {"name": "the lab's name; several can stand side by side (default lab)"}
+
+
+def _lab(file: str | None, name: str, options: str | None = None) -> Any:
+    from isthmus.lab import Lab, parse_options
+
+    inventory = _inventory(file)
+    return Lab(inventory, name, parse_options(options or "", inventory))
+
+
+@task(
+    name="up",
+    help={
+        **FILE,
+        **LAB,
+        "options": "what hosts and clouds are like: `suite=trixie,metric=100`, for one host `n2:nic=ens5`",
+    },
+)
+@command
+def lab_up(c: Any, file: str | None = None, name: str = "lab", options: str | None = None) -> int:
+    """Build the twin of the inventory on this machine: clouds, hosts, an admin workstation. Needs root."""
+    from isthmus.progress import shown_steps
+
+    lab = _lab(file, name, options)
+    with shown_steps() as progress:
+        lab.up(progress)
+    print(f"the lab {name!r} is up; inv lab.run CMD runs a command on its admin workstation")
+    return OK
+
+
+@task(name="down", help=LAB)
+@command
+def lab_down(c: Any, name: str = "lab") -> int:
+    """Take the lab down; nothing of it stays but the cached image."""
+    from isthmus.lab import take_down
+
+    take_down(name)
+    print(f"lab {name} is down")
+    return OK
+
+
+@task(name="status", help={**FILE, **LAB, **JSON})
+@command
+def lab_status(c: Any, file: str | None = None, name: str = "lab", json: bool = False) -> int:
+    """Show the lab's hosts and what each cloud has counted on its uplink."""
+    from isthmus.report import lab_json, lab_table
+
+    lab = _lab(file, name)
+    status = lab.status()
+    traffic = lab.counters() if status.up else {}
+    if json:
+        _print_json(lab_json(status, traffic))
+    else:
+        _console().print(lab_table(status, traffic))
+    return OK if status.up else FAILED
+
+
+@task(name="run", positional=["cmd"], help={**FILE, **LAB, "cmd": "a shell command line"})
+@command
+def lab_run(c: Any, cmd: str, file: str | None = None, name: str = "lab") -> int:
+    """Run a command line on the lab's admin workstation, where public addresses are reachable."""
+    return int(_lab(file, name).run(cmd).returncode)
+
+
+@task(
+    name="send",
+    help={**FILE, **LAB, **JSON, "source": "host", "destination": "host", "megabytes": "how much (default 5)"},
+)
+@command
+def lab_send(
+    c: Any,
+    source: str,
+    destination: str,
+    megabytes: int = 5,
+    file: str | None = None,
+    name: str = "lab",
+    json: bool = False,
+) -> int:
+    """Send bytes from host to host over TCP and show what each cloud counted on its uplink meanwhile."""
+    from isthmus.lab import send
+    from isthmus.report import sent_json, sent_text
+
+    lab = _lab(file, name)
+    for end in (source, destination):
+        if end not in lab.inventory.hosts:
+            raise UsageError(f"found {end}, expected a host of the inventory: {', '.join(lab.inventory.hosts)}")
+    if not 1 <= megabytes <= 1000:
+        raise UsageError(f"--megabytes: found {megabytes}, expected 1 to 1000")
+    sent = send(lab, source, destination, megabytes * 1_000_000)
+    if json:
+        _print_json(sent_json(sent))
+    else:
+        print(sent_text(sent))
+    return OK
 
 
 mesh = Collection("mesh")
@@ -312,4 +439,7 @@ check.add_task(ping)
 check.add_task(path)
 ssh = Collection("ssh")
 ssh.add_task(trust)
-ns = Collection(mesh, check, ssh)
+lab = Collection("lab")
+for item in (lab_up, lab_down, lab_status, lab_run, lab_send):
+    lab.add_task(item)
+ns = Collection(mesh, check, ssh, lab)

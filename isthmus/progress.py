@@ -5,6 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 @contextmanager
@@ -19,15 +23,36 @@ def shown_progress(what: str, *, plain: bool = True) -> Iterator[Callable[[str, 
 
         yield tell
         return
-    from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(pulse_style="cyan"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with _bar() as bar:
         row = bar.add_task(what, total=None)
 
         def show(host: str, event: str) -> None:
             bar.update(row, description=f"{what}: {host} {escape(event.splitlines()[0] if event else '')}")
 
         yield show
+
+
+@contextmanager
+def shown_steps() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a callback for (what has just been done, steps done, steps in all)."""
+    if not sys.stderr.isatty():
+
+        def tell(what: str, done: int, total: int) -> None:
+            sys.stderr.write(f"[{done}/{total}] {what}\n")
+            sys.stderr.flush()
+
+        yield tell
+        return
+    with _bar() as bar:
+        row = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(row, description=what, completed=done, total=total)
+
+
+def _bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(pulse_style="cyan"), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)

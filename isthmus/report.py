@@ -18,6 +18,10 @@ from isthmus.plan import Change, HostPlan
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from isthmus.lab import Sent, Status, Traffic
+    from isthmus.remote.trust import HostKey
+    from isthmus.trust import TrustReport
+
 STALE_HANDSHAKE_S = 180
 """An older handshake carries nothing any more (WireGuard's REJECT_AFTER_TIME)."""
 
@@ -256,3 +260,82 @@ def paths_text(report: PathReport) -> str:
             lines.append(f"{ends:{width}}  BROKEN: {pair.walk.outcome.value}; promised is {pair.promised}")
     lines += [str(broken) for broken in report.broken]
     return "\n".join(lines)
+
+
+# --- host keys ----------------------------------------------------------------------------------------------------
+
+
+def trust_text(keys: Iterable[HostKey]) -> str:
+    """Return a line a host: address, type of key, fingerprint, and the recorded one where it changed."""
+    lines = []
+    for key in keys:
+        was = f"  (recorded: {key.known})" if key.known else ""
+        lines.append(f"{key.host}  {key.name}  {key.key.type}  {key.fingerprint}{was}")
+    return "\n".join(lines)
+
+
+def trust_json(report: TrustReport) -> dict[str, Any]:
+    """Return every key shown and what became of it."""
+    keys = {
+        name: {
+            "address": key.name,
+            "type": key.key.type,
+            "fingerprint": key.fingerprint,
+            "known": key.known,
+            "recorded": name in report.recorded,
+        }
+        for name, key in report.keys.items()
+    }
+    return {"keys": keys, "failures": failures_json(report.failures)}
+
+
+# --- the lab ------------------------------------------------------------------------------------------------------
+
+
+def lab_json(status: Status, traffic: Mapping[str, Traffic]) -> dict[str, Any]:
+    """Return what there is of a lab, and bytes by site's uplink."""
+    return {
+        "name": status.name,
+        "up": status.up,
+        "hosts": {name: state.value for name, state in status.hosts.items()},
+        "resources": dict(status.resources),
+        "uplinks": _uplinks_json(traffic),
+    }
+
+
+def lab_table(status: Status, traffic: Mapping[str, Traffic]) -> Table:
+    """Return the lab's parts, a row each."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("what", "name", "state"):
+        table.add_column(heading)
+    for name, state in status.hosts.items():
+        table.add_row("host", name, state.value)
+    for name, runs in status.resources.items():
+        table.add_row("resource", name, "up" if runs else "absent")
+    for site, bytes_ in traffic.items():
+        table.add_row("uplink", site, f"sent {data_size(bytes_.sent)}, received {data_size(bytes_.received)}")
+    return table
+
+
+def sent_json(sent: Sent) -> dict[str, Any]:
+    """Return a transfer as JSON values."""
+    return {
+        "source": sent.source,
+        "destination": sent.destination,
+        "bytes": sent.bytes,
+        "uplinks": _uplinks_json(sent.uplinks),
+    }
+
+
+def sent_text(sent: Sent) -> str:
+    """Return what the clouds would bill for a transfer, a line a site."""
+    lines = [f"{data_size(sent.bytes)} from {sent.source} to {sent.destination}; over the internet:"]
+    for site, uplink in sent.uplinks.items():
+        lines.append(f"  {site}: sent {data_size(uplink.sent)}, received {data_size(uplink.received)}")
+    return "\n".join(lines)
+
+
+def _uplinks_json(traffic: Mapping[str, Traffic]) -> dict[str, dict[str, int]]:
+    return {site: {"sent_bytes": one.sent, "received_bytes": one.received} for site, one in traffic.items()}

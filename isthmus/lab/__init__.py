@@ -17,7 +17,8 @@ guest, cloud, admin (what is done to this machine); twin (Lab).
 
 from isthmus.lab.cloud import Client, Traffic
 from isthmus.lab.machine import missing_requirements
-from isthmus.lab.options import SUITES, HostOptions, LabOptions
+from isthmus.lab.options import SUITES, HostOptions, LabOptions, parse_options
+from isthmus.lab.transfer import Sent, send
 from isthmus.lab.twin import Lab, Progress, State, Status, known_labs, take_down
 
 __all__ = [
@@ -27,10 +28,13 @@ __all__ = [
     "Lab",
     "LabOptions",
     "Progress",
+    "Sent",
     "State",
     "Status",
     "Traffic",
     "known_labs",
     "missing_requirements",
+    "parse_options",
+    "send",
     "take_down",
 ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 
 from isthmus.errors import LabError
-from isthmus.model import Host
+from isthmus.model import Host, Inventory
 
 SUITES = ("bullseye", "bookworm", "trixie")
 """Debian 11, 12 and 13."""
@@ -62,3 +62,53 @@ class LabOptions:
     def of(self, host: Host) -> HostOptions:
         """Return what holds for one host."""
         return self.hosts.get(host.name) or self.sites.get(host.site) or self.default
+
+
+def parse_options(text: str, inventory: Inventory) -> LabOptions:
+    """Return the options that `suite=trixie,n2:nic=ens5` asks for: for all hosts, or before `:` for a host or site.
+
+    Raises LabError naming the word that is wrong.
+    """
+    default = HostOptions()
+    narrow: dict[str, dict[str, object]] = {}
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        whom, _, setting = word.rpartition(":")
+        key, equals, value = setting.partition("=")
+        if not equals or key not in {item.name for item in fields(HostOptions)}:
+            known = ", ".join(item.name for item in fields(HostOptions))
+            raise LabError(f"options: found {word!r}, expected KEY=VALUE or HOST:KEY=VALUE with one of {known}")
+        if not whom:
+            default = _with(default, word, key, value)
+        elif whom in inventory.hosts or whom in inventory.sites:
+            narrow.setdefault(whom, {})[key] = value
+        else:
+            raise LabError(f"options: found {whom!r} in {word!r}, expected a host or site of the inventory")
+
+    def narrowed(names: Iterable[str], base: Mapping[str, HostOptions]) -> dict[str, HostOptions]:
+        result = {}
+        for name in names:
+            if name in narrow:
+                result[name] = base.get(name, default)
+                for key, value in narrow[name].items():
+                    result[name] = _with(result[name], f"{name}:{key}={value}", key, str(value))
+        return result
+
+    sites = narrowed(inventory.sites, {})
+    of_site = {host.name: sites[host.site] for host in inventory.hosts.values() if host.site in sites}
+    return LabOptions(default, sites, narrowed(inventory.hosts, of_site))
+
+
+def _with(options: HostOptions, word: str, key: str, value: str) -> HostOptions:
+    """Return the options with one changed; its type is that of the default."""
+    old = getattr(options, key)
+    try:
+        if isinstance(old, bool):
+            new: object = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}[value.lower()]
+        elif isinstance(old, tuple):
+            new = tuple(value.split("+"))
+        else:
+            new = int(value) if isinstance(old, int) else value
+    except (KeyError, ValueError):
+        kind = "yes or no" if isinstance(old, bool) else "a number"
+        raise LabError(f"options: found {word!r}, expected {kind} for {key}") from None
+    return replace(options, **{key: new})  # type: ignore[arg-type]  # checked above, by the default's own type
