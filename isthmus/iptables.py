@@ -8,22 +8,31 @@ from ipaddress import IPv4Address, IPv4Network
 from isthmus.model import Chain, FirewallRule, Target
 
 _OWN_CHAINS = {(chain.table, chain.chain): chain for chain in Chain}
+_JUMPS = {f"{chain.table} -A {chain.parent} -j {chain.chain}" for chain in Chain}
 
 
 def own_lines(lines: list[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return (our lines, policies); a jump to us is a line such as `filter -A FORWARD -j ISTHMUS-FORWARD`."""
+    """Return (our lines, policies); a jump to us is a line such as `filter -A FORWARD -j ISTHMUS-FORWARD`.
+
+    Ours are our chains, what is in them, and the jump to each from its parent, once: a second one changes nothing. A
+    foreign rule that mentions a chain of ours, or another chain named like ours, is not.
+    """
     ours: list[str] = []
     policies: dict[str, str] = {}
     table = ""
     for line in lines:
+        words = line.split()
         if line.startswith("*"):
             table = line[1:]
-        elif line.startswith(":ISTHMUS-"):
-            ours.append(f"{table} {line.split()[0]}")
+        elif line.startswith(":") and (table, words[0][1:]) in _OWN_CHAINS:
+            ours.append(f"{table} {words[0]}")
         elif line.startswith(":"):
             chain, policy = line[1:].split()[:2]
             policies[f"{table} {chain}"] = policy
-        else:
+        elif f"{table} {line}" in _JUMPS:
+            if f"{table} {line}" not in ours:
+                ours.append(f"{table} {line}")
+        elif words[:1] == ["-A"] and (table, words[1]) in _OWN_CHAINS:
             ours.append(f"{table} {line}")
     return tuple(ours), policies
 

@@ -19,6 +19,12 @@ from isthmus.model import Chain, Endpoint, FirewallRule, Route, Rule
 SECRET = "(hidden)"
 """What the probe prints in the place of a key."""
 
+PUBLIC_KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
+"""A WireGuard key: 32 bytes in base64."""
+
+_ALWAYS = ("system", "clock", "tools", "link", "addresses", "routes", "rules", "firewall", "sysctls", "unit", "end")
+"""The sections a probe prints on every host, in its order."""
+
 OURS = "# isthmus:"
 """How the first line of a wg-quick file of ours begins."""
 
@@ -70,6 +76,7 @@ class Facts:
     tools: frozenset[str]
     files: Mapping[str, FoundFile]
     program_sha256: str | None
+    program_mode: int | None
     public_key: str | None
     key_mode: int | None
     interface: FoundInterface | None
@@ -116,39 +123,48 @@ class Facts:
 def parse_probe(host: str, interface: str, text: str) -> Facts:
     """Read what the probe printed on `host`.
 
-    Raises CommandError when the text is cut off: half an answer must never look like a host without a mesh.
+    Raises CommandError when the text is cut off or makes no sense: half an answer must never look like a host without
+    a mesh.
     """
     sections = dict(_sections(text))
-    if "end" not in sections:
-        raise CommandError(host, "the probe's answer is cut off", None)
+    missing = [name for name in _ALWAYS if name not in sections]
+    if missing:
+        raise CommandError(host, f"the probe's answer is cut off: no {missing[0]}", None)
+    try:
+        return _facts(host, interface, sections)
+    except (ValueError, IndexError) as error:
+        raise CommandError(host, f"the probe's answer makes no sense: {error}", None) from None
 
+
+def _facts(host: str, interface: str, sections: Mapping[str, list[str]]) -> Facts:
     def lines(name: str) -> list[str]:
         return sections.get(name, [])
 
     files: dict[str, FoundFile] = {}
     program_sha256 = public_key = None
-    key_mode = None
+    program_mode = key_mode = None
     for name, content in sections.items():
         kind, _, rest = name.partition(" ")
         if kind == "file":
             mode, _, path = rest.partition(" ")
-            files[path] = FoundFile("".join(f"{line}\n" for line in content), int(mode, 8))
+            files[path] = FoundFile("\n".join(line[1:] for line in content), int(mode, 8))
         elif kind == "program":
-            program_sha256 = content[0].split()[0] if content else None
+            program_mode, program_sha256 = int(rest, 8), content[0].split()[0]
         elif kind == "key":
             key_mode = int(rest, 8)
-            public_key = content[0].strip() if content else None
+            public_key = _public_key(content[0]) if content else None
     found_routes = [route for line in lines("routes") if (route := parse_route(line)) is not None]
     found_rules = [rule for line in lines("rules") if (rule := parse_rule(line)) is not None]
     firewall, policies = own_lines(lines("firewall"))
     unit = dict(line.split("=", 1) for line in lines("unit") if "=" in line)
     return Facts(
         host=host,
-        system=(lines("system") or ["unknown 0"])[0],
-        clock=int((lines("clock") or ["0"])[0]),
+        system=lines("system")[0],
+        clock=int(lines("clock")[0]),
         tools=frozenset(lines("tools")),
         files=files,
         program_sha256=program_sha256,
+        program_mode=program_mode,
         public_key=public_key,
         key_mode=key_mode,
         interface=_interface(lines("wireguard"), lines("link")),
@@ -160,7 +176,7 @@ def parse_probe(host: str, interface: str, text: str) -> Facts:
         our_rules=frozenset(rule for rule, ours in found_rules if ours),
         firewall=firewall,
         policies=policies,
-        sysctls={name.replace("/", "."): value for name, value in (line.split(":") for line in lines("sysctls"))},
+        sysctls=dict(_sysctl(line) for line in lines("sysctls")),
         enabled=unit.get("UnitFileState") == "enabled",
         transaction=(lines("transaction") or ["unknown"])[0] if "transaction" in sections else None,
     )
@@ -169,13 +185,26 @@ def parse_probe(host: str, interface: str, text: str) -> Facts:
 def _sections(text: str) -> Iterator[tuple[str, list[str]]]:
     name = ""
     content: list[str] = []
-    for line in text.splitlines():
+    # Not splitlines(): it would also split at a lone carriage return, and drop those of a file edited on Windows.
+    for line in text.split("\n"):
         if line.startswith("@@ "):
             yield name, content
             name, content = line[3:], []
         else:
             content.append(line)
     yield name, content
+
+
+def _public_key(text: str) -> str:
+    if not PUBLIC_KEY.fullmatch(text):
+        raise ValueError(f"{text!r} is not a public key")
+    return text
+
+
+def _sysctl(line: str) -> tuple[str, str]:
+    """Read `net/ipv4/conf/eth0.100/rp_filter:1`; all that the probe asks for are numbers."""
+    name, _, value = line.rpartition(":")
+    return name.replace("/", "."), str(int(value))
 
 
 def _interface(wireguard: list[str], link: list[str]) -> FoundInterface | None:

@@ -120,7 +120,7 @@ def plan_host(config: HostConfig, files: Mapping[str, File], public_keys: Mappin
         changes.append(Change(Kind.KEY, path, (f"mode {facts.key_mode:04o}",), ("mode 0600",)))
     changes += _file_changes(files, facts)
     discard = tuple(sorted(set(facts.files) - set(files)))
-    changes += [Change(Kind.FILE, path, before=tuple(facts.files[path].text.splitlines())) for path in discard]
+    changes += [Change(Kind.FILE, path, before=_lines(facts.files[path].text)) for path in discard]
     changes += _running_changes(config, files, public_keys, facts)
     if not facts.enabled:
         changes.append(Change(Kind.UNIT, f"wg-quick@{config.interface}", ("disabled",), ("enabled",)))
@@ -141,14 +141,28 @@ def _file_changes(files: Mapping[str, File], facts: Facts) -> Iterator[Change]:
             if facts.program_sha256 != hashlib.sha256(file.text.encode()).hexdigest():
                 before = ("another version",) if facts.program_sha256 else ()
                 yield Change(Kind.FILE, path, before, ("this version",))
+            elif facts.program_mode != file.mode:
+                yield Change(Kind.FILE, path, *_modes(facts.program_mode, file.mode))
             continue
         found = facts.files.get(path)
         if found is None:
-            yield Change(Kind.FILE, path, after=tuple(file.text.splitlines()))
+            yield Change(Kind.FILE, path, after=_lines(file.text))
         elif found.text != file.text:
-            yield Change(Kind.FILE, path, tuple(found.text.splitlines()), tuple(file.text.splitlines()))
+            yield Change(Kind.FILE, path, _lines(found.text), _lines(file.text))
         elif found.mode != file.mode:
-            yield Change(Kind.FILE, path, (f"mode {found.mode:04o}",), (f"mode {file.mode:04o}",))
+            yield Change(Kind.FILE, path, *_modes(found.mode, file.mode))
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    """Return lines that look different wherever they are: what a terminal would swallow or obey is spelled out."""
+    lines = [line if line.isprintable() else line.encode("unicode_escape").decode() for line in text.split("\n")]
+    if lines[-1]:
+        return (*lines, "\\ no newline at the end")
+    return tuple(lines[:-1])
+
+
+def _modes(found: int | None, wanted: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return (f"mode {found or 0:04o}",), (f"mode {wanted:04o}",)
 
 
 def _running_changes(

@@ -14,8 +14,11 @@ for tool in wg wg-quick iptables iptables-restore ping; do have $tool && echo $t
 for path in "$conf" /etc/isthmus/"$interface".routes /etc/isthmus/"$interface".iptables /etc/sysctl.d/90-isthmus.conf; do
     [ -e "$path" ] || continue
     echo "@@ file $(stat -c %a "$path") $path"
-    # A foreign file may hold keys; they are masked before they leave the host.
-    sed -E 's/^([[:space:]]*(PrivateKey|PresharedKey)[[:space:]]*=).*/\1 (hidden)/I' "$path"
+    # A foreign file may hold keys, also in comments or a PostUp; they are masked before they leave the host. A space
+    # before each line, so that none looks like a section; the `echo` ends a last line that has no newline.
+    sed -E '/^[[:space:]]*PublicKey[[:space:]]*=/I!s#[A-Za-z0-9+/]{43}=#(hidden)#g
+        s/((Private|Preshared)Key[[:space:]]*=).*/\1 (hidden)/I; s/^/ /' "$path"
+    echo
 done
 if [ -e /usr/local/sbin/isthmus ]; then
     echo "@@ program $(stat -c %a /usr/local/sbin/isthmus)"
