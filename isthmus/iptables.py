@@ -8,6 +8,10 @@ from ipaddress import IPv4Address, IPv4Network
 from isthmus.model import Chain, FirewallRule, Target
 
 _OWN_CHAINS = {(chain.table, chain.chain): chain for chain in Chain}
+_KNOWN = {"-s", "-d", "-i", "-o", "-p", "-m", "--dport", "--tcp-flags", "--ctstate", "-j", "--to-source"}
+_KNOWN |= {"--clamp-mss-to-pmtu"}
+_FIXED = {"--ctstate": "RELATED,ESTABLISHED", "--tcp-flags": "SYN,RST SYN"}
+"""Options whose value `FirewallRule` has no place for; with another value they say something else."""
 _JUMPS = {f"{chain.table} -A {chain.parent} -j {chain.chain}" for chain in Chain}
 
 
@@ -32,7 +36,7 @@ def own_lines(lines: list[str]) -> tuple[tuple[str, ...], dict[str, str]]:
         elif f"{table} {line}" in _JUMPS:
             if f"{table} {line}" not in ours:
                 ours.append(f"{table} {line}")
-        elif words[:1] == ["-A"] and (table, words[1]) in _OWN_CHAINS:
+        elif words[:1] == ["-A"] and (table, *words[1:2]) in _OWN_CHAINS:
             ours.append(f"{table} {line}")
     return tuple(ours), policies
 
@@ -44,7 +48,7 @@ def parse_rule(line: str) -> FirewallRule | None:
     """
     table, _, rest = line.partition(" ")
     words = rest.split()
-    if words[:1] != ["-A"] or (table, words[1]) not in _OWN_CHAINS:
+    if words[:1] != ["-A"] or (table, *words[1:2]) not in _OWN_CHAINS:
         return None
     options: dict[str, str] = {}
     negation = ""
@@ -52,12 +56,13 @@ def parse_rule(line: str) -> FirewallRule | None:
         if option == "!":
             negation = "!"
             continue
+        if option == "-m" and value not in ("udp", "tcp", "conntrack"):
+            return None
         options[option] = negation + value
         negation = ""
-    known = {"-s", "-d", "-i", "-o", "-p", "-m", "--dport", "--tcp-flags", "--ctstate", "-j", "--to-source"}
-    if not options.keys() <= known | {"--clamp-mss-to-pmtu"} or any(
-        "!" in options.get(o, "") for o in ("-s", "-d", "-p")
-    ):
+    if not options.keys() <= _KNOWN or any("!" in options.get(option, "") for option in ("-s", "-d", "-p")):
+        return None
+    if any(options.get(option, value) != value for option, value in _FIXED.items()):
         return None
     try:
         return FirewallRule(
