@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from strategies import inventories
 
 from isthmus.compile import compile_mesh
+from isthmus.inventory import parse_inventory
 from isthmus.model import MAIN_TABLE, Chain, Endpoint, FirewallRule, Inventory, Peer, Route, Rule, Target
 from isthmus.verify import (
     BrokenPromise,
@@ -238,9 +239,22 @@ def how_often(broken: tuple[BrokenPromise, ...]) -> Counter[Promise]:
     return times
 
 
-@settings(in_short, max_examples=300)
-@given(st.data(), inventories(max_sites=3, max_hosts=5))
-def test_representatives_find_what_all_pairs_find_and_count_it_right(data, inventory):
+def two_sites_with_many_leaves() -> Inventory:
+    """Return an inventory of which many hosts are alike: some with, most without a public address."""
+    lines = ['[mesh]\nsupernet = "10.0.0.0/16"\n[resources.db]\nsite = "y"\naddress = "10.0.1.20"']
+    for site, third, count in (("x", 0, 6), ("y", 1, 3)):
+        lines.append(f'[sites.{site}]\nsubnet = "10.0.{third}.0/24"\ngateways = ["{site}1"]')
+        for number in range(1, count + 1):
+            lines.append(f'[hosts.{site}{number}]\nsite = "{site}"\naddress = "10.0.{third}.{number}"')
+            if number in (1, 4, 5):
+                lines.append(f'public = "203.0.113.{100 * third + number}"')
+    return parse_inventory("\n".join(lines), "hosts.toml")
+
+
+@settings(in_short, max_examples=150)
+@given(st.data())
+def test_representatives_find_what_all_pairs_find_and_count_it_right(data):
+    inventory = two_sites_with_many_leaves()
     machines = compiled(inventory)
     for _ in range(data.draw(st.integers(1, 3))):
         name = data.draw(st.sampled_from(list(machines)))
@@ -330,6 +344,15 @@ def test_two_leaves_that_claim_one_network_are_not_alike():
     assert classes_of_alike(changed, inventory, {}) == [["a"], ["b", "c"], ["d"]]
 
 
+def test_two_next_hops_of_equal_routes_are_not_alike():
+    # The first of equal routes is taken.
+    inventory = small_site()
+    machines = compiled(inventory)
+    by_b, by_c = (Route(IPv4Network("10.0.9.0/24"), "eth0", gateway=IPv4Address(f"10.0.0.{n}")) for n in (2, 3))
+    changed = {**machines, "a": replace(machines["a"], routes=(*machines["a"].routes, by_b, by_c))}
+    assert classes_of_alike(changed, inventory, {}) == [["a"], ["b"], ["c"], ["d"]]
+
+
 def test_a_leaf_that_another_host_knows_by_name_is_not_like_the_others():
     inventory = small_site()
     machines = compiled(inventory)
@@ -347,8 +370,6 @@ def test_leaves_on_different_sides_of_a_prefix_are_not_alike():
 
 
 def small_site() -> Inventory:
-    from isthmus.inventory import parse_inventory
-
     hosts = "".join(
         f'[hosts.{name}]\nsite = "x"\naddress = "{IPv4Address("10.0.0.0") + number}"\n'
         for number, name in enumerate("abcd", 1)
