@@ -51,6 +51,8 @@ class FoundPeer:
     sent: int
     """Bytes."""
     persistent_keepalive: int | None
+    preshared_key: bool = False
+    """It has one, put there by hand: the other side will not understand it."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ def _interface(wireguard: list[str], link: list[str]) -> FoundInterface | None:
 
 
 def _peer(line: str) -> FoundPeer:
-    _, public_key, endpoint, allowed_ips, handshake, received, sent, keepalive = line.split()
+    _, public_key, preshared_key, endpoint, allowed_ips, handshake, received, sent, keepalive = line.split()
     return FoundPeer(
         public_key=public_key,
         endpoint=_endpoint(endpoint),
@@ -233,6 +235,7 @@ def _peer(line: str) -> FoundPeer:
         received=int(received),
         sent=int(sent),
         persistent_keepalive=None if keepalive == "off" else int(keepalive),
+        preshared_key=preshared_key == "yes",
     )
 
 

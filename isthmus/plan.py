@@ -223,6 +223,7 @@ def _same_peer(peer: Peer, here: FoundPeer, clock: int) -> bool:
     return (
         sorted(peer.allowed_ips) == list(here.allowed_ips)
         and peer.persistent_keepalive == here.persistent_keepalive
+        and not here.preshared_key
         and (peer.endpoint == here.endpoint or heard)
     )
 
@@ -232,7 +233,8 @@ def _wanted_peer(peer: Peer) -> tuple[str, ...]:
 
 
 def _found_peer(peer: FoundPeer) -> tuple[str, ...]:
-    return _peer_text(peer.allowed_ips, peer.endpoint, peer.persistent_keepalive)
+    secret = ("preshared-key (hidden)",) if peer.preshared_key else ()
+    return _peer_text(peer.allowed_ips, peer.endpoint, peer.persistent_keepalive) + secret
 
 
 def _peer_text(allowed_ips: Iterable[object], endpoint: object, keepalive: int | None) -> tuple[str, ...]:

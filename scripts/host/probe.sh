@@ -30,8 +30,9 @@ if [ -s "$key" ] && have wg; then
 fi
 if have wg && dump=$(wg show "$interface" dump 2>/dev/null); then
     echo "@@ wireguard"
-    # The first line holds the private key, the second field of the others a preshared one.
-    echo "$dump" | awk 'NR == 1 { print "device", $2, $3 } NR > 1 { print "peer", $1, $3, $4, $5, $6, $7, $8 }'
+    # The first line holds the private key, the second field of the others a preshared one: only whether there is one.
+    echo "$dump" | awk 'NR == 1 { print "device", $2, $3 }
+        NR > 1 { print "peer", $1, ($2 == "(none)" ? "no" : "yes"), $3, $4, $5, $6, $7, $8 }'
 fi
 echo "@@ link"
 ip -o link show dev "$interface" 2>/dev/null
