@@ -12,7 +12,7 @@ that carry the lab's name; several labs may stand beside each other.
     lab.down()
 
 Read in this order: options, layout, rules (pure); sources, image, disk (what a host is made of); machine, cgroups,
-guest, cloud, admin (what is done to this machine); twin (Lab).
+guest, cloud, admin (what is done to this machine); twin (Lab), transfer (a measured flow between two hosts).
 """
 
 from isthmus.lab.cloud import Client, Traffic

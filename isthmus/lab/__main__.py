@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
-from typing import Any
 
 from isthmus.errors import IsthmusError
 from isthmus.inventory import load_inventory
-from isthmus.lab import HostOptions, Lab, LabOptions
+from isthmus.lab import Lab, parse_options
 
 
 def main() -> int:
@@ -17,9 +15,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="isthmus.lab", description=__doc__)
     parser.add_argument("-n", "--name", default="lab")
     parser.add_argument("-f", "--hosts-file", default="hosts.toml")
-    parser.add_argument(
-        "-o", "--option", action="append", default=[], metavar="[HOST:]KEY=VALUE", help="of HostOptions"
-    )
+    parser.add_argument("-o", "--option", action="append", default=[], metavar="[HOST:]KEY=VALUE,…", help="HostOptions")
     actions = parser.add_subparsers(dest="action", required=True)
     for action in ("up", "down", "status", "counters", "drops"):
         actions.add_parser(action)
@@ -30,8 +26,8 @@ def main() -> int:
     host_run.add_argument("host")
     host_run.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
-    lab = Lab(load_inventory(arguments.hosts_file), arguments.name, _options(arguments.option))
-    return _act(lab, arguments)
+    inventory = load_inventory(arguments.hosts_file)
+    return _act(Lab(inventory, arguments.name, parse_options(",".join(arguments.option), inventory)), arguments)
 
 
 def _act(lab: Lab, arguments: argparse.Namespace) -> int:
@@ -53,21 +49,6 @@ def _act(lab: Lab, arguments: argparse.Namespace) -> int:
     else:
         _say(getattr(lab, action)() or "")
     return 0
-
-
-def _options(words: list[str]) -> LabOptions:
-    """Return options from words such as `suite=trixie` (for all) and `n2:nic=ens5`; those for all come first."""
-    default, hosts = HostOptions(), dict[str, HostOptions]()
-    for word in sorted(words, key=lambda word: ":" in word.partition("=")[0]):
-        left, _, value = word.partition("=")
-        host, _, key = left.rpartition(":")
-        was = getattr(default, key)
-        changes: dict[str, Any] = {key: type(was)(int(value)) if isinstance(was, int) else value}
-        if host:
-            hosts[host] = replace(hosts.get(host, default), **changes)
-        else:
-            default = replace(default, **changes)
-    return LabOptions(default, hosts=hosts)
 
 
 def _say(what: object) -> None:

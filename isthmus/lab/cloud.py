@@ -39,6 +39,10 @@ class Traffic:
     sent: int
     received: int
 
+    def __sub__(self, earlier: Traffic) -> Traffic:
+        """Return what crossed since an earlier count."""
+        return Traffic(self.sent - earlier.sent, self.received - earlier.received)
+
 
 @dataclass(frozen=True)
 class Client:

@@ -23,7 +23,7 @@ INSTALLABLE = ("wireguard-tools", "iptables", "iputils-ping")
 """What apt finds in the image's own repository, with all it depends on."""
 
 _REPOSITORY = "srv/apt"
-_FILES = Path(__file__).parent / "files"
+_SHIM = Path(__file__).parent / "files/wireguard-go"
 _PACKAGES = (
     *("systemd", "systemd-sysv", "udev", "dbus", "openssh-server", "iproute2", "procps", "sudo", "ca-certificates"),
     "python3",  # not for Isthmus: Ansible, which the benchmark compares with, needs it on hosts
@@ -79,8 +79,9 @@ def prepare(suite: str, installed: tuple[str, ...], say: Callable[[str], None]) 
     userspace = not machine.kernel_has_wireguard()
     wanted = _sources(suite)
     carried = _sources("bookworm") if userspace and suite == "bullseye" else ()
-    recipe = [suite, userspace, _PACKAGES, _MASKED, _TEXTS, _DOWNLOAD, *map(str, wanted), *map(str, carried)]
-    digest = hashlib.sha256(repr([*recipe, (_FILES / "wireguard-go").read_text()]).encode()).hexdigest()[:12]
+    recipe = [suite, userspace, *map(str, wanted), *map(str, carried), _SHIM.read_text(encoding="utf-8")]
+    code = Path(__file__).read_text(encoding="utf-8")  # how it is built is a part of the recipe
+    digest = hashlib.sha256(repr([*recipe, code]).encode()).hexdigest()[:12]
     base = CACHE / f"{suite}-{digest}"
     _once(base, say, lambda folder: _build(folder, suite, wanted, carried, userspace))
     if not installed:
@@ -131,8 +132,9 @@ def _build(folder: Path, suite: str, sources: tuple[Source, ...], carried: tuple
     if carried:
         _mmdebstrap(folder, "bookworm", folder / "go", carried, "--variant=extract", "--include=wireguard-go,libc6")
         _carry_wireguard_go(folder / "go", root)
-    shutil.rmtree(root / "etc/apt/apt.conf.d", ignore_errors=True)
-    (root / "etc/apt/apt.conf.d").mkdir()
+    for name in ("apt.conf.d", "sources.list.d"):  # ours is the only source, and needs no proxy
+        shutil.rmtree(root / "etc/apt" / name)
+        (root / "etc/apt" / name).mkdir()
     for key in (root / "etc/ssh").glob("ssh_host_*"):
         key.unlink()
     for path, text in _TEXTS.items():
@@ -185,7 +187,7 @@ def _carry_wireguard_go(tree: Path, root: Path) -> None:
     if loader is None:
         raise LabError(f"Debian 12's libc6 has no loader where it was expected, in lib/*/ld-linux*: {tree}")
     loader.rename(target / "loader")
-    shutil.copy(_FILES / "wireguard-go", root / "usr/local/bin/wireguard-go")
+    shutil.copy(_SHIM, root / "usr/local/bin/wireguard-go")
     (root / "usr/local/bin/wireguard-go").chmod(0o755)
 
 

@@ -69,6 +69,11 @@ class Names:
         return self.roots / "ssh"
 
     @property
+    def hosts_file(self) -> Path:
+        """What commands of the admin workstation see as /etc/hosts."""
+        return self.roots / "hosts.txt"
+
+    @property
     def internet(self) -> str:
         """The namespace that joins the uplinks."""
         return f"{self.prefix}internet"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
-from isthmus.errors import LabError
+from isthmus.errors import LabError, UsageError
 from isthmus.model import Host, Inventory
 
 SUITES = ("bullseye", "bookworm", "trixie")
@@ -65,50 +66,45 @@ class LabOptions:
 
 
 def parse_options(text: str, inventory: Inventory) -> LabOptions:
-    """Return the options that `suite=trixie,n2:nic=ens5` asks for: for all hosts, or before `:` for a host or site.
+    """Return options from what stands on a command line: `suite=trixie,n2:nic=ens5,shanghai:metric=100`.
 
-    Raises LabError naming the word that is wrong.
+    Before a colon stands a host or a site; without one an option is for all. Several ports are joined by `+`. Raises
+    UsageError naming the word that is wrong.
     """
-    default = HostOptions()
-    narrow: dict[str, dict[str, object]] = {}
+    default: dict[str, Any] = {}
+    sites: dict[str, dict[str, Any]] = {}
+    hosts: dict[str, dict[str, Any]] = {}
     for word in filter(None, (part.strip() for part in text.split(","))):
-        whom, _, setting = word.rpartition(":")
-        key, equals, value = setting.partition("=")
-        if not equals or key not in {item.name for item in fields(HostOptions)}:
-            known = ", ".join(item.name for item in fields(HostOptions))
-            raise LabError(f"options: found {word!r}, expected KEY=VALUE or HOST:KEY=VALUE with one of {known}")
-        if not whom:
-            default = _with(default, word, key, value)
-        elif whom in inventory.hosts or whom in inventory.sites:
-            narrow.setdefault(whom, {})[key] = value
-        else:
-            raise LabError(f"options: found {whom!r} in {word!r}, expected a host or site of the inventory")
-
-    def narrowed(names: Iterable[str], base: Mapping[str, HostOptions]) -> dict[str, HostOptions]:
-        result = {}
-        for name in names:
-            if name in narrow:
-                result[name] = base.get(name, default)
-                for key, value in narrow[name].items():
-                    result[name] = _with(result[name], f"{name}:{key}={value}", key, str(value))
-        return result
-
-    sites = narrowed(inventory.sites, {})
-    of_site = {host.name: sites[host.site] for host in inventory.hosts.values() if host.site in sites}
-    return LabOptions(default, sites, narrowed(inventory.hosts, of_site))
-
-
-def _with(options: HostOptions, word: str, key: str, value: str) -> HostOptions:
-    """Return the options with one changed; its type is that of the default."""
-    old = getattr(options, key)
+        left, equals, value = word.partition("=")
+        place, _, key = left.rpartition(":")
+        if not equals or (place and place not in inventory.hosts and place not in inventory.sites):
+            raise UsageError(
+                f"options of the lab: found {word!r}, expected KEY=VALUE, HOST:KEY=VALUE or SITE:KEY=VALUE"
+            )
+        kept = hosts if place in inventory.hosts else sites
+        (kept.setdefault(place, {}) if place else default)[key] = _value(key, value)
     try:
-        if isinstance(old, bool):
-            new: object = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}[value.lower()]
-        elif isinstance(old, tuple):
-            new = tuple(value.split("+"))
-        else:
-            new = int(value) if isinstance(old, int) else value
-    except (KeyError, ValueError):
-        kind = "yes or no" if isinstance(old, bool) else "a number"
-        raise LabError(f"options: found {word!r}, expected {kind} for {key}") from None
-    return replace(options, **{key: new})  # type: ignore[arg-type]  # checked above, by the default's own type
+        for_all = HostOptions(**default)
+        for_sites = {name: replace(for_all, **given) for name, given in sites.items()}
+        for_hosts = {
+            name: replace(for_sites.get(inventory.hosts[name].site, for_all), **given) for name, given in hosts.items()
+        }
+    except LabError as error:
+        raise UsageError(f"options of the lab: {error}") from None
+    return LabOptions(for_all, for_sites, for_hosts)
+
+
+def _value(key: str, text: str) -> object:
+    known = {known.name: known.default for known in fields(HostOptions)}
+    if key not in known:
+        raise UsageError(f"options of the lab: found {key!r}, expected one of {', '.join(known)}")
+    usual = known[key]
+    if isinstance(usual, tuple):
+        return tuple(text.split("+"))
+    if isinstance(usual, bool):
+        if text not in ("yes", "no", "1", "0"):
+            raise UsageError(f"options of the lab: {key}: found {text!r}, expected yes or no")
+        return text in ("yes", "1")
+    if isinstance(usual, int) and not text.isdigit():
+        raise UsageError(f"options of the lab: {key}: found {text!r}, expected a number")
+    return int(text) if isinstance(usual, int) else text

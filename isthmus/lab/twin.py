@@ -96,7 +96,7 @@ class Lab:
             steps.done("clouds are built")
             key, hosts = admin.make_key(self.names), self.inventory.hosts
             _each(pool, lambda name: self._build_host(name, layers[self._image_of(name)], key), hosts)
-            admin.write_ssh_files(self.names, self.inventory, {name: self._guest(name).host_keys() for name in hosts})
+            admin.write_names(self.names, self.inventory, {name: self._guest(name).host_keys() for name in hosts})
 
             def finish(name: str) -> None:
                 self._await_host(name)
