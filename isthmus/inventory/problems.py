@@ -15,8 +15,8 @@ from isthmus.errors import Problem
 Path = tuple[str, ...]
 """The keys that lead to a value, such as ("hosts", "n1", "address")."""
 
-_SHOWN = 60
-"""Longest value shown whole, in characters; the rest of a longer one is `…`."""
+_SHOWN = 72
+"""Longest value shown whole, in characters; the rest of a longer one is `…`. A name may have 63."""
 
 _SHOWN_DEPTH = 3
 """Arrays and tables nested deeper than this are shown as `…`: a message is no place for a whole file."""
