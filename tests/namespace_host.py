@@ -141,13 +141,10 @@ class NamespaceHost:
 
     def attempt(self, script: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run a script with sh, as root on the host."""
-        return subprocess.run(
-            ["nsenter", "-t", self._pid, "-n", "-m", "-p", "sh", "-c", script],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        # Not text=True: it would turn carriage returns into newlines.
+        command = ["nsenter", "-t", self._pid, "-n", "-m", "-p", "sh", "-c", script]
+        done = subprocess.run(command, input=stdin.encode(), capture_output=True, check=False)
+        return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def run(self, script: str, stdin: str = "") -> str:
         """Run a script that must succeed; return its stdout."""
