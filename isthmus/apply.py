@@ -225,9 +225,13 @@ def _plan_hosts(report: Report, configs: Mapping[str, HostConfig], chosen: Colle
     for name in chosen:
         unknown.update({peer.host for peer in configs[name].peers} - {peer.host for peer in wanted[name].config.peers})
         report.plans[name] = plan_host(wanted[name].config, wanted[name].files, keys, report.facts[name])
-    report.notes = tuple(
-        f"{name}: its public key is not known yet; the others get it with the next mesh.up that reaches {name}"
-        for name in sorted(unknown)
+    held = {name: facts.transaction for name, facts in report.facts.items() if facts.transaction}
+    report.notes = (
+        *(f"{name}: held by an unconfirmed run of {owner}, or by its undo timer" for name, owner in held.items()),
+        *(
+            f"{name}: its public key is not known yet; the others get it with the next mesh.up that reaches {name}"
+            for name in sorted(unknown)
+        ),
     )
 
 
