@@ -7,11 +7,12 @@ happens in it reaches the machine. Whole systemd hosts over SSH are the lab's; t
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -165,3 +166,34 @@ class NamespaceHost:
     def probe(self, interface: str = "wg0") -> str:
         """Return what the probe prints here."""
         return self.run(host_script("probe", interface=interface))
+
+    def state(self) -> str:
+        """Return the host's network and our folders as text; equal texts are equal hosts. No private key is in it."""
+        return "\n".join(line for line in _steady(self.run(STATE)) if line)
+
+
+STATE = r"""
+ip -4 route show table all | sort
+echo; ip -4 rule show
+echo; iptables-save 2>/dev/null
+echo; for interface in $(wg show interfaces | tr ' ' '\n' | sort); do
+    echo "$interface $(wg show "$interface" public-key) $(wg show "$interface" listen-port)"
+    wg show "$interface" dump | awk 'NR > 1 { print $1, ($2 == "(none)" ? "-" : "psk"), $3, $4, $8 }' | sort
+done
+echo; ip -o address show | sed 's/ *valid_lft.*//; /inet6 fe80/d'; ip -o link show | sed 's/ link.*//'
+ours='/etc/wireguard /etc/isthmus /etc/sysctl.d/*isthmus* /usr/local/sbin/isthmus'
+for path in $(find $ours -type f 2>/dev/null | sort); do
+    echo; case $path in *.key) stat -c '%n %a' "$path" ;; *) stat -c '%n %a %y' "$path"; md5sum <"$path" ;; esac
+done
+echo; cd /proc/sys/net/ipv4; grep -H . ip_forward conf/*/send_redirects
+ls /run/units
+"""
+
+
+def _steady(text: str) -> Iterator[str]:
+    """Leave out counters, dates, interface numbers and what iptables makes by itself when a table is first used."""
+    for line in text.splitlines():
+        if line.startswith(("#", "COMMIT")) or re.match(r":[A-Z]+ ACCEPT |\*", line):
+            continue
+        line = re.sub(r"\[\d+:\d+\]|^\d+: ", "", line)
+        yield re.sub(r"(\d+\.\d+\.\d+\.\d+/\d+,?){2,}", lambda match: ",".join(sorted(match[0].split(","))), line)
