@@ -73,11 +73,12 @@ def _check_addresses(draft: Draft, problems: Problems) -> None:
     """Addresses lie in their site's subnet, are usable there, and belong to one host or resource."""
     bounds = {site: (int(net[0]), int(net[-1]), net) for site, net in draft.subnets.items()}
     for path, address in draft.addresses.items():
-        if (bound := bounds.get(draft.site_of.get(path, ""))) is None:
+        site = draft.site_of.get(path)
+        if site is None or site not in bounds:
             continue
-        first, last, subnet = bound
+        first, last, subnet = bounds[site]
         if not first <= int(address) <= last:
-            expected = f"an address inside {subnet}, the subnet of {draft.site_of[path]}"
+            expected = f"an address inside {subnet}, the subnet of {site}"
         elif int(address) == first:
             expected = f"a host's address ({address} names the network {subnet} itself)"
         elif int(address) == last:
@@ -101,7 +102,8 @@ def _check_gateways(draft: Draft, problems: Problems) -> None:
     members: dict[str, list[str]] = {site: [] for site in draft.sites}
     strays: list[str] = []
     for host in draft.hosts:
-        members.get(draft.site_of.get(("hosts", host), ""), strays).append(host)
+        home = draft.site_of.get(("hosts", host))
+        (strays if home is None else members.get(home, strays)).append(host)
     for site, hosts in members.items():
         gateway = draft.gateways.get(site)
         if not hosts and not strays and draft.hosts:
