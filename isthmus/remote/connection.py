@@ -165,7 +165,6 @@ class Link:
                 "sock": self._socket(deadline),
                 "transport_factory": self._transport,
                 "timeout": deadline - time.monotonic(),
-                "banner_timeout": settings.connect_timeout,
                 "auth_timeout": settings.connect_timeout,
                 "channel_timeout": settings.connect_timeout,
             },

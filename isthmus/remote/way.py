@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -78,7 +79,7 @@ def find_way(target: str, inventory: Inventory, ssh_config: SshConfig) -> Way:
         key_name=options.get("hostkeyalias") or name_of(address, port),
         via=via,
         via_role=role,
-        command=_filled(command, {"h": address, "p": str(port), "r": user, "%": "%"}) if command else None,
+        command=_filled(command, {"h": address, "p": str(port), "r": user, TOKEN: "%"}) if command else None,
     )
 
 
@@ -91,8 +92,7 @@ def _split(spec: str) -> tuple[str | None, str, int | None]:
 
 
 def _filled(command: str, values: Mapping[str, str]) -> str:
-    first, *rest = command.split(TOKEN)
-    return first + "".join(values.get(part[:1], f"%{part[:1]}") + part[1:] for part in rest)
+    return re.sub(f"{TOKEN}(.)", lambda found: values.get(found[1], f"%{found[1]}"), command)
 
 
 def _jump(options: Mapping[str, str], name: str) -> str | None:
