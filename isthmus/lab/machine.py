@@ -30,6 +30,10 @@ _PACKAGES = {
 }
 """Program -> the Debian package that brings it."""
 
+_INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+_INOTIFY_INSTANCES = 4096
+"""All of root's processes share the kernel's usual 128, and each systemd takes about ten of them."""
+
 _MODULES = ("overlay", "bridge", "veth", "tun", "wireguard", "nf_tables", "nft_ct", "nft_nat", "nft_compat")
 """Kernel modules the lab and its hosts use. Those a kernel has built in, or does not have, are passed over."""
 
@@ -50,11 +54,14 @@ def check_machine() -> None:
         raise LabError(f"the lab needs programs this machine lacks; install them: apt-get install {names}")
 
 
-def load_modules() -> None:
-    """Load the kernel modules the hosts use: they share this machine's kernel and cannot load any themselves."""
+def prepare_kernel() -> None:
+    """Load the modules the hosts use, since they share this kernel and cannot; lift a limit that four hosts reach."""
     if modprobe := shutil.which("modprobe", path=_path()):
         for module in _MODULES:
             subprocess.run([modprobe, "-q", module], check=False, capture_output=True)
+    with suppress(OSError):
+        if int(_INOTIFY.read_text(encoding="ascii")) < _INOTIFY_INSTANCES:
+            _INOTIFY.write_text(str(_INOTIFY_INSTANCES), encoding="ascii")
 
 
 def kernel_has_wireguard() -> bool:

@@ -83,7 +83,7 @@ class Lab:
         address, its site's subnet) is restarted. Returns once every host's sshd answers.
         """
         machine.check_machine()
-        machine.load_modules()
+        machine.prepare_kernel()
         steps = _Steps(progress, 2 + len(self.inventory.hosts))
         layers = self._images(steps)
         steps.done("images are there")
@@ -290,7 +290,7 @@ class Lab:
     def _state(self, name: str) -> State:
         guest = self._guest(name)
         if guest.alive():
-            return State.UP if self._sshd_answers(name, seconds=0.3) else State.STARTING
+            return State.UP if self._sshd_answers(name, seconds=2) else State.STARTING
         return State.OFF if guest.is_configured(self.layout.host_port(name)) else State.ABSENT
 
     def _connect(self, name: str, *, connected: bool) -> None:
