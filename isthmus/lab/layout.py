@@ -127,6 +127,7 @@ class Port:
         rules, firewall, sysctls) went with the old namespace. The MAC address stays, as it does in clouds.
         """
         inside, outside = f"ip -n {self.namespace}", f"ip -n {self.router}"
+        onlink = "" if self.gateway in self.subnet else " onlink"
         peer = f"peer name {self.nic} address {self.mac} mtu {self.mtu} netns {self.namespace}"
         return (
             f"{outside} link delete {self.port} 2>/dev/null || true",
@@ -137,7 +138,7 @@ class Port:
             f"{inside} link set lo up",
             f"{inside} address add {self.address}/{self.subnet.prefixlen} dev {self.nic} metric {self.metric}",
             f"{inside} link set {self.nic} up",
-            f"{inside} route add default via {self.gateway} dev {self.nic} onlink metric {self.metric}",
+            f"{inside} route add default via {self.gateway} dev {self.nic} metric {self.metric}{onlink}",
         )
 
 

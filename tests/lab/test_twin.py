@@ -59,7 +59,7 @@ def test_a_host_is_bare_and_knows_only_its_private_address(twin: Lab) -> None:
     addresses = said(twin, "n1", "ip -4 -o address show scope global | awk '{print $2, $4}'")
     assert addresses == "eth0 172.16.0.1/24"
     assert said(twin, "n1", "ip route") == (
-        "default via 172.16.0.254 dev eth0 onlink \n172.16.0.0/24 dev eth0 proto kernel scope link src 172.16.0.1"
+        "default via 172.16.0.254 dev eth0 \n172.16.0.0/24 dev eth0 proto kernel scope link src 172.16.0.1"
     )
     assert said(twin, "n1", "systemctl is-system-running --wait") == "running"
 
@@ -349,7 +349,7 @@ def test_hosts_vary_as_asked(lab: Any, article: Inventory) -> None:
     assert admin_says(varied, f"{jump} 'sudo -S -p none id -un'", text="secret word\n") == "root"
 
     assert said(varied, "s1", "ip route") == (
-        "default via 172.16.128.254 dev ens5 onlink metric 100 \n"
+        "default via 172.16.128.254 dev ens5 metric 100 \n"
         "172.16.128.0/24 dev ens5 proto kernel scope link src 172.16.128.1 metric 100"
     )
     assert said(varied, "s1", "cat /sys/class/net/ens5/mtu") == "8500"
