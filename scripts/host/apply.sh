@@ -16,7 +16,8 @@ fail() {
 
 begin() {
     mkdir -p $home
-    rm -rf $home/staged.*
+    # What runs that died have left, but not what another is staging now.
+    for old in $home/staged.*; do [ -e "/proc/${old##*.}" ] || rm -rf "$old"; done
     mkdir -p "$staged/new" "$staged/old"
     : >"$staged/discard"
     : >"$staged/paths"

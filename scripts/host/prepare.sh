@@ -22,6 +22,7 @@ if [ -n "$packages" ]; then
 fi
 if [ ! -s "$key" ]; then
     umask 077
+    if [ -e "$key" ]; then rm "$key"; fi # empty: the disk was full
     mkdir -p /etc/wireguard
     wg genkey >"$key.$$"
     # `ln` fails when another run was faster: then its key is the host's key.
