@@ -29,13 +29,13 @@ BOOT = r"""
 set -eu
 mount -t sysfs sysfs /sys
 for folder in /run /mnt; do mount -t tmpfs -o mode=755 tmpfs $folder; done
-for folder in /etc /var/lib /usr/local/sbin; do
+for folder in /etc /var/lib /usr/bin /usr/local/sbin; do
     mkdir -p /mnt/$folder/upper /mnt/$folder/work
     mount -t overlay -o lowerdir=$folder,upperdir=/mnt/$folder/upper,workdir=/mnt/$folder/work overlay $folder
 done
 rm -rf /etc/wireguard /etc/isthmus /etc/sysctl.d/*isthmus* /var/lib/isthmus /usr/local/sbin/* /etc/os-release
-mkdir -p /run/lock /run/units /etc/wireguard /var/lib/isthmus
-mount -t tmpfs -o mode=700,size=1M tmpfs /var/lib/isthmus
+mkdir -p /run/lock /run/units /etc/wireguard
+mv /usr/bin/wg /usr/bin/the-real-wg
 printf 'ID=%s\nVERSION_ID="%s"\n' $system >/etc/os-release
 ip link set lo up
 ip link add $nic type veth peer name far-end
@@ -89,7 +89,7 @@ done
 WG = r"""#!/bin/sh
 # Says what is changed, so that a test sees what was not.
 case $1 in set | setconf | syncconf | addconf) echo "wg $*" >>/run/wg.log ;; esac
-exec /usr/bin/wg "$@"
+exec /usr/bin/the-real-wg "$@"
 """
 
 
@@ -123,7 +123,7 @@ class NamespaceHost:
         children = Path(f"/proc/{self._unshare.pid}/task/{self._unshare.pid}/children")
         self._pid = children.read_text().split()[0]
         for name, text in {"systemctl": SYSTEMCTL, "systemd-run": SYSTEMD_RUN, "wg": WG}.items():
-            self.put({f"/usr/local/sbin/{name}": File(text, 0o755)})
+            self.put({f"/usr/bin/{name}": File(text, 0o755)})
 
     def __enter__(self) -> NamespaceHost:
         return self

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,20 +14,38 @@ from namespace_host import NamespaceHost
 from isthmus.compile import compile_mesh
 from isthmus.inventory import load_inventory, parse_inventory
 from isthmus.model import HostConfig
+from isthmus.observe import parse_probe
+from isthmus.plan import HostPlan, plan_host
 from isthmus.render import File, render_host
 
 ARTICLE = Path(__file__).parent.parent / "hosts.toml"
 CONFIGS = compile_mesh(load_inventory(ARTICLE))
+BY_N2 = compile_mesh(
+    parse_inventory(
+        ARTICLE.read_text()
+        .replace('gateways = ["n1"]', 'gateways = ["n2"]')
+        .replace('"shanghai"\naddress = "172.16.128.50"', '"nanjing"\naddress = "172.16.0.50"'),
+        "hosts.toml",
+    )
+)
+"""The same with n2 as Nanjing's gateway, and the resource there."""
 PRIVATE = {name: letter * 42 + "A=" for name, letter in {"n1": "a", "n2": "b", "n3": "c", "s1": "d"}.items()}
 """The article's hosts, with private keys that are no secret."""
 
 
-def public_keys(host: NamespaceHost) -> dict[str, str]:
-    return {name: host.run("wg pubkey", key).strip() for name, key in PRIVATE.items()}
+@cache
+def public_key(private_key: str) -> str:
+    return subprocess.run(
+        ["wg", "pubkey"], input=private_key, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
-def files_of(host: NamespaceHost, config: HostConfig) -> dict[str, File]:
-    return render_host(config, public_keys(host))
+def public_keys() -> dict[str, str]:
+    return {name: public_key(private_key) for name, private_key in PRIVATE.items()}
+
+
+def files_of(config: HostConfig) -> dict[str, File]:
+    return render_host(config, public_keys())
 
 
 def started(host: NamespaceHost, files: Mapping[str, File], private_key: str) -> NamespaceHost:
@@ -40,7 +60,7 @@ def started(host: NamespaceHost, files: Mapping[str, File], private_key: str) ->
 def gateway() -> Iterator[NamespaceHost]:
     """The article's n1 with its mesh up; each test leaves it as it was."""
     with NamespaceHost("172.16.0.1/24") as host:
-        yield started(host, files_of(host, CONFIGS["n1"]), PRIVATE["n1"])
+        yield started(host, files_of(CONFIGS["n1"]), PRIVATE["n1"])
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +105,7 @@ def test_other_arguments_are_refused_with_the_usage(gateway: NamespaceHost, argu
 def test_an_interface_that_cannot_start_is_an_error_with_wg_quicks_words_and_leaves_nothing() -> None:
     with NamespaceHost("172.16.0.1/24") as host:
         before = host.state()
-        files = files_of(host, CONFIGS["n1"])
+        files = files_of(CONFIGS["n1"])
         host.put(files)
         host.put_key(PRIVATE["n1"])
         host.put({"/etc/wireguard/wg0.conf": File("[Interface]\nAddress = 172.16.0.1/32\nMTU = much\n", 0o600)})
@@ -134,17 +154,28 @@ BY_HAND = {
 }
 
 
+UNSEEN = {"redirects switched on"}
+"""Every other one is in the next plan."""
+
+
+def planned(gateway: NamespaceHost) -> HostPlan:
+    facts = parse_probe("n1", "wg0", gateway.probe())
+    return plan_host(CONFIGS["n1"], files_of(CONFIGS["n1"]), public_keys(), facts)
+
+
 @pytest.mark.parametrize("change", BY_HAND)
 def test_sync_repairs_what_hands_did(gateway: NamespaceHost, good: str, change: str) -> None:
-    keys = " ".join(f"{name}={key}" for name, key in public_keys(gateway).items())
+    keys = " ".join(f"{name}={key}" for name, key in public_keys().items())
     gateway.run(f"{keys}; {BY_HAND[change]}")
     assert gateway.state() != good, "the change changed nothing"
+    assert bool(planned(gateway)) == (change not in UNSEEN)
     gateway.run("isthmus sync wg0")
     assert gateway.state() == good
+    assert not planned(gateway)
 
 
 def test_a_repair_does_not_touch_the_peers_that_are_right(gateway: NamespaceHost, good: str) -> None:
-    keys = public_keys(gateway)
+    keys = public_keys()
     gateway.run(
         f"wg set wg0 peer {keys['n2']} remove; wg set wg0 peer {keys['n3']} allowed-ips 172.16.0.9/32; rm /run/wg.log"
     )
@@ -156,8 +187,8 @@ def test_a_repair_does_not_touch_the_peers_that_are_right(gateway: NamespaceHost
 
 def test_a_peer_that_has_been_talked_to_keeps_its_session() -> None:
     with NamespaceHost("172.16.0.1/24") as host:
-        keys = public_keys(host)
-        files = files_of(host, CONFIGS["n1"])
+        keys = public_keys()
+        files = files_of(CONFIGS["n1"])
         conf = files["/etc/wireguard/wg0.conf"]
         here = conf.text.replace("203.0.113.129:51820", "127.0.0.1:4444")
         started(host, {**files, "/etc/wireguard/wg0.conf": File(here, 0o600)}, PRIVATE["n1"])
@@ -206,7 +237,7 @@ FOREIGN = """
 def test_what_is_not_ours_stays_as_it_is_and_down_leaves_nothing_of_ours() -> None:
     with NamespaceHost("172.16.0.1/24") as host:
         host.run(FOREIGN)
-        files = files_of(host, CONFIGS["n1"])
+        files = files_of(CONFIGS["n1"])
         # The sysctls are put back by mesh.down, which knows what they were before.
         before_alone = host.state().split("ip_forward:")[0]
         rules_before = host.run("nft list table inet mine")
@@ -247,16 +278,13 @@ def test_down_succeeds_and_leaves_nothing_where_hands_were_before_it(gateway: Na
 
 
 def test_a_gateway_that_becomes_a_leaf_loses_its_forwarding_and_keeps_its_interface() -> None:
-    text = ARTICLE.read_text().replace('gateways = ["n1"]', 'gateways = ["n2"]')
-    text = text.replace('"shanghai"\naddress = "172.16.128.50"', '"nanjing"\naddress = "172.16.0.50"')
-    n2_as_gateway = compile_mesh(parse_inventory(text, "hosts.toml"))["n2"]
     with NamespaceHost("172.16.0.2/24") as host:
-        as_leaf = files_of(host, CONFIGS["n2"])
+        as_leaf = files_of(CONFIGS["n2"])
         started(host, as_leaf, PRIVATE["n2"])
         leaf = host.state()
         number = host.run("cat /sys/class/net/wg0/ifindex")
 
-        host.put(files_of(host, n2_as_gateway))
+        host.put(files_of(BY_N2["n2"]))
         host.run("isthmus sync wg0")
         gateway = host.state()
         for line in (

@@ -22,8 +22,8 @@ from isthmus.inventory import load_inventory  # noqa: E402
 from isthmus.render import render_host  # noqa: E402
 
 WITHOUT_TOOLS = """
-    rm /usr/local/sbin/wg
-    for tool in wg wg-quick iptables ping; do mount --bind /dev/null "$(readlink -f "$(command -v $tool)")"; done
+    rm /usr/bin/wg /usr/bin/wg-quick /usr/bin/ping
+    mount --bind /dev/null "$(readlink -f "$(command -v iptables)")"
 """
 DOCKER = """
     ip link add docker0 type bridge
@@ -97,9 +97,12 @@ if __name__ == "__main__":
         "foreign-conf": bare(FOREIGN),
         "many-routes": bare(ROUTES),
         "held": meshed(
-            "n3", "mkdir /var/lib/isthmus/transaction; echo 'ada@desk (0a1b2c3d)' >/var/lib/isthmus/transaction/owner"
+            "n3", "mkdir -p /var/lib/isthmus/transaction; echo 'ada@desk (0a1b2c3d)' >/var/lib/isthmus/transaction/owner"
         ),
     }
     for name, text in samples.items():
         text = re.sub(r"(@@ clock\n)\d+", r"\g<1>1795416825", text)
+        text = re.sub(r"(@@ program 755\n)\w+", r"\g<1>" + "0" * 64, text)
+        # WireGuard gives its peers in any order.
+        text = re.sub(r"(peer .*\n)+", lambda peers: "".join(sorted(peers[0].splitlines(keepends=True))), text)
         (SAMPLES / f"{name}.txt").write_text(text, encoding="utf-8")

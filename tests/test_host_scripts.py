@@ -1,0 +1,274 @@
+"""scripts/host/*.sh for real, on hosts in namespaces of this machine: what they change, and that it can be undone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from namespace_host import NamespaceHost
+from test_host_program import BY_N2, CONFIGS, PRIVATE, files_of, public_keys, started
+
+from isthmus.host_scripts import apply_script, host_script
+from isthmus.model import HostConfig
+from isthmus.observe import Facts, parse_probe
+from isthmus.plan import HostPlan, plan_host
+from isthmus.render import File
+
+TRANSACTION = "/var/lib/isthmus/transaction"
+PREPARE = host_script("prepare", interface="wg0", packages="", apt_wait=1)
+
+
+@pytest.fixture
+def bare() -> Iterator[NamespaceHost]:
+    """A host with n1's key and nothing else of ours."""
+    with NamespaceHost("172.16.0.1/24") as host:
+        host.put_key(PRIVATE["n1"])
+        yield host
+
+
+@pytest.fixture
+def meshed() -> Iterator[NamespaceHost]:
+    """The article's n1 with its mesh up."""
+    with NamespaceHost("172.16.0.1/24") as host:
+        yield started(host, files_of(CONFIGS["n1"]), PRIVATE["n1"])
+
+
+def facts_of(host: NamespaceHost) -> Facts:
+    return parse_probe("n1", "wg0", host.probe())
+
+
+def planned(host: NamespaceHost, config: HostConfig = CONFIGS["n1"]) -> HostPlan:
+    return plan_host(config, files_of(config), public_keys(), facts_of(host))
+
+
+def applying(plan: HostPlan, owner: str = "ada@desk (1)") -> str:
+    return apply_script(plan, interface="wg0", owner=owner, undo_after=60)
+
+
+def confirming(owner: str = "ada@desk (1)") -> str:
+    return host_script("confirm", owner=owner)
+
+
+# --- apply, confirm -----------------------------------------------------------------------------------------------
+
+
+def test_an_applied_plan_leaves_nothing_to_plan_and_holds_the_host_until_it_is_confirmed(bare: NamespaceHost) -> None:
+    assert bare.run(applying(planned(bare))) == "applied\n"
+    assert not planned(bare)
+    assert facts_of(bare).transaction == "ada@desk (1)"
+    assert bare.run("cat /run/timer; ls /run/units").split() == [
+        "60s",
+        "isthmus-undo.timer.active",
+        "wg-quick@wg0.active",
+        "wg-quick@wg0.enabled",
+    ]
+    log = bare.run("cat /run/systemd.log")
+    assert log.index("systemd-run ") < log.index("systemctl restart wg-quick@wg0"), (
+        "the undo is declared before the deed"
+    )
+    bare.run(confirming())
+    assert facts_of(bare).transaction is None
+    assert not planned(bare)
+    assert bare.run("ls /run/units; ls /var/lib/isthmus").split() == [
+        "wg-quick@wg0.active",
+        "wg-quick@wg0.enabled",
+        "sysctls.before",
+    ]
+
+
+def test_a_host_without_a_timer_is_not_changed(bare: NamespaceHost) -> None:
+    before = bare.state()
+    script = applying(planned(bare))
+    bare.put(
+        {"/usr/local/sbin/systemd-run": File("#!/bin/sh\necho 'Failed to start transient timer' >&2; exit 1\n", 0o755)}
+    )
+    done = bare.attempt(script)
+    assert (done.returncode, done.stderr) == (1, "Failed to start transient timer\n")
+    assert bare.state() == before
+    assert facts_of(bare).transaction is None
+
+
+def test_a_second_run_finds_the_host_held_and_changes_nothing(bare: NamespaceHost) -> None:
+    script = applying(planned(bare), "bob@desk (2)")
+    bare.run(applying(planned(bare)))
+    before = bare.state()
+    done = bare.attempt(script)
+    assert (done.returncode, done.stderr) == (1, "another run holds this host: ada@desk (1)\n")
+    assert bare.attempt(confirming("bob@desk (2)")).returncode == 1
+    bare.run(host_script("undo", owner="bob@desk (2)"))
+    assert bare.state() == before
+    bare.run(confirming())
+
+
+def test_what_another_run_is_staging_is_left_alone_and_what_a_dead_one_staged_is_not(bare: NamespaceHost) -> None:
+    bare.run("mkdir -p /var/lib/isthmus/staged.1 /var/lib/isthmus/staged.99999999")  # 1 is alive
+    bare.run(applying(planned(bare)))
+    assert bare.run("ls /var/lib/isthmus").split() == ["staged.1", "sysctls.before", "transaction"]
+
+
+def test_a_mesh_that_cannot_start_is_undone_at_once_and_says_why(bare: NamespaceHost) -> None:
+    before = bare.state()
+    plan = planned(bare)
+    bare.put({"/usr/local/sbin/iptables-restore": File("#!/bin/sh\necho 'no nat table here' >&2; exit 4\n", 0o755)})
+    done = bare.attempt(applying(plan))
+    assert done.returncode == 1
+    assert "no nat table here" in done.stderr
+    assert done.stderr.endswith("the old state was put back\n")
+    bare.run("rm /usr/local/sbin/iptables-restore")
+    assert bare.state() == before
+    assert facts_of(bare).transaction is None
+
+
+def test_on_a_full_disk_nothing_is_changed_and_the_line_says_so(bare: NamespaceHost) -> None:
+    before = bare.state()
+    script = applying(planned(bare))
+    bare.run("mkdir /var/lib/isthmus; mount -t tmpfs -o size=1M tmpfs /var/lib/isthmus")
+    done = bare.attempt(f"head -c 2M /dev/zero >/var/lib/isthmus/filler 2>/dev/null\n{script}")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "cannot save /etc/isthmus/wg0.iptables: 0 free on /var/lib/isthmus"
+    assert bare.state() == before
+    assert bare.run("ls /var/lib/isthmus").split() == ["filler"]
+
+
+def test_a_disk_that_fills_up_in_the_middle_is_undone(bare: NamespaceHost) -> None:
+    before = bare.state()
+    bare.run("mkdir /etc/isthmus; mount -t tmpfs -o nr_inodes=2 tmpfs /etc/isthmus")
+    done = bare.attempt(applying(planned(bare)))
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert done.stderr.endswith("the old state was put back\n")
+    bare.run("umount /etc/isthmus; rmdir /etc/isthmus")
+    assert bare.state() == before
+
+
+# --- undo ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_undo_makes_a_host_bare_again_and_is_harmless_twice(bare: NamespaceHost) -> None:
+    before = bare.state()
+    bare.run(applying(planned(bare)))
+    assert bare.state() != before
+    bare.run(f"cp {TRANSACTION}/undo /run/undo; rm /run/units/isthmus-undo.timer.active; sh /run/undo; sh /run/undo")
+    assert bare.state() == before
+    done = bare.attempt(confirming())
+    assert (done.returncode, done.stderr) == (1, "the change was undone before it was confirmed\n")
+
+
+def test_the_undo_of_a_live_change_is_live_too(meshed: NamespaceHost) -> None:
+    before = meshed.state()
+    number = meshed.run("cat /sys/class/net/wg0/ifindex")
+    as_leaf = BY_N2["n1"]
+    meshed.run(applying(planned(meshed, as_leaf)))
+    assert not planned(meshed, as_leaf)
+    assert "ISTHMUS-FORWARD" not in meshed.state()
+    meshed.run(host_script("undo", owner="ada@desk (1)"))
+    assert meshed.state() == before
+    assert meshed.run("cat /sys/class/net/wg0/ifindex") == number
+    assert not planned(meshed)
+
+
+def test_the_undo_of_a_repair_puts_back_a_mesh_that_was_stopped(meshed: NamespaceHost) -> None:
+    meshed.run("systemctl stop wg-quick@wg0; systemctl disable wg-quick@wg0")
+    before = meshed.state()
+    meshed.run(applying(planned(meshed)))
+    meshed.run(host_script("undo", owner="ada@desk (1)"))
+    assert meshed.state() == before
+
+
+def test_a_transaction_is_undone_by_anybody_once_its_timer_is_gone_but_not_before(bare: NamespaceHost) -> None:
+    before = bare.state()
+    bare.run(applying(planned(bare)))
+    bare.run(host_script("undo", owner=""))
+    assert facts_of(bare).transaction == "ada@desk (1)"
+    bare.run("rm /run/units/isthmus-undo.timer.active; >/run/units/isthmus-undo.active")
+    bare.run(host_script("undo", owner=""))
+    assert facts_of(bare).transaction == "ada@desk (1)", "its undo is running"
+    bare.run("rm /run/units/isthmus-undo.active")
+    bare.run(host_script("undo", owner=""))
+    assert bare.state() == before
+    bare.run(host_script("undo", owner=""))
+
+
+def test_a_reboot_before_the_confirmation_arms_the_timer_again(bare: NamespaceHost) -> None:
+    bare.run(applying(planned(bare)))
+    bare.run("rm /run/timer /run/units/*.active; ip link del wg0; systemctl start wg-quick@wg0")
+    assert bare.run("cat /run/timer") == "60s\n"
+    bare.run(confirming())
+    assert bare.run("rm /run/timer; isthmus up wg0; ls /run/timer 2>/dev/null || echo none") == "none\n"
+
+
+# --- leave --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("forwarding", ["0", "1"])
+def test_leave_takes_off_everything_but_the_key_and_puts_the_sysctls_back(bare: NamespaceHost, forwarding: str) -> None:
+    bare.run(f"echo {forwarding} >/proc/sys/net/ipv4/ip_forward")
+    before = bare.state()
+    bare.run(applying(planned(bare)))
+    bare.run(confirming())
+    bare.run("wg set wg0 listen-port 4444; systemctl stop wg-quick@wg0; isthmus up wg0 || true")
+    bare.run(host_script("leave", interface="wg0", forget_keys="no"))
+    assert bare.state() == before
+    assert bare.attempt("ls -d /var/lib/isthmus").returncode != 0
+    bare.run(host_script("leave", interface="wg0", forget_keys="no"))
+    assert bare.state() == before
+    bare.run(host_script("leave", interface="wg0", forget_keys="yes"))
+    assert bare.run("ls /etc/wireguard") == ""
+
+
+def test_leave_also_ends_an_unconfirmed_change(bare: NamespaceHost) -> None:
+    before = bare.state()
+    bare.run(applying(planned(bare)))
+    bare.run(host_script("leave", interface="wg0", forget_keys="no"))
+    assert bare.state() == before
+
+
+# --- prepare ------------------------------------------------------------------------------------------------------
+
+
+def test_prepare_makes_one_key_for_root_only_and_prints_its_public_half() -> None:
+    with NamespaceHost() as host:
+        told = host.run(f"umask 000; >/etc/wireguard/wg0.key\n{PREPARE}")
+        assert re.fullmatch(r"[A-Za-z0-9+/]{43}=\n", told)
+        assert host.run("stat -c '%a %n' /etc/wireguard/*") == "600 /etc/wireguard/wg0.key\n"
+        key = host.run("cat /etc/wireguard/wg0.key")
+        assert host.run("wg pubkey", key) == told
+        host.run("chmod 644 /etc/wireguard/wg0.key")
+        assert host.run(PREPARE) == told
+        assert host.run("cat /etc/wireguard/wg0.key") == key
+        assert host.run("stat -c %a /etc/wireguard/wg0.key") == "600\n"
+
+
+APT = """#!/bin/sh
+echo "apt-get $*" >>/run/apt.log
+case "$*" in
+*update*) >/run/lists ;;
+*install*)
+    echo 'Reading package lists...'
+    [ -e /run/lists ] || { echo 'E: Unable to locate package nothing'; exit 100; } ;;
+esac
+"""
+
+
+def test_prepare_reads_the_package_lists_only_when_the_first_try_finds_nothing() -> None:
+    script = host_script("prepare", interface="wg0", packages="wireguard-tools iptables", apt_wait=7)
+    with NamespaceHost() as host:
+        host.put({"/usr/local/sbin/apt-get": File(APT, 0o755)})
+        host.run(script)
+        first = host.run("cat /run/apt.log; rm /run/apt.log").splitlines()
+        assert [line.split()[-1] for line in first] == ["iptables", "update", "iptables"]
+        assert all("-o DPkg::Lock::Timeout=7 " in line for line in first)
+        host.run(script)
+        assert len(host.run("cat /run/apt.log").splitlines()) == 1
+
+
+def test_prepare_says_what_apt_says_and_makes_no_key() -> None:
+    script = host_script("prepare", interface="wg0", packages="nothing", apt_wait=7)
+    with NamespaceHost() as host:
+        host.put({"/usr/local/sbin/apt-get": File(APT.replace("update*) >/run/lists", "update*) true"), 0o755)})
+        done = host.attempt(script)
+        assert done.returncode != 0
+        assert done.stderr.splitlines()[-1] == "E: Unable to locate package nothing"
+        assert "Reading" not in done.stderr
+        assert host.run("ls /etc/wireguard") == ""
