@@ -59,7 +59,7 @@ class Change:
 
     def __str__(self) -> str:
         head = f"{self.kind.value} {self.name}"
-        if self.kind is Kind.FILE and self.before and self.after:
+        if self.kind is Kind.FILE and min(len(self.before), len(self.after)) > 1:
             body = list(difflib.unified_diff(self.before, self.after, lineterm="", n=1))[2:]
         else:
             body = [f"-{line}" for line in self.before] + [f"+{line}" for line in self.after]
