@@ -25,6 +25,7 @@ from isthmus.verify import (
     promised_path,
     verify,
 )
+from isthmus.verify.sites import Sites
 from isthmus.verify.symmetry import classes_of_alike
 
 Machines = Mapping[str, Machine]
@@ -239,22 +240,32 @@ def how_often(broken: tuple[BrokenPromise, ...]) -> Counter[Promise]:
     return times
 
 
-def two_sites_with_many_leaves() -> Inventory:
-    """Return an inventory of which many hosts are alike: some with, most without a public address."""
-    lines = ['[mesh]\nsupernet = "10.0.0.0/16"\n[resources.db]\nsite = "y"\naddress = "10.0.1.20"']
-    for site, third, count in (("x", 0, 6), ("y", 1, 3)):
+def sites_with(*leaves: tuple[int, int], resources: str = "") -> Inventory:
+    """Return an inventory with so many (private, public) leaves in each site a, b, …, beside its gateway.
+
+    Sites named in `resources` have one each.
+    """
+    lines = ['[mesh]\nsupernet = "10.0.0.0/16"']
+    for third, (private, public) in enumerate(leaves):
+        site = "abcdefgh"[third]
         lines.append(f'[sites.{site}]\nsubnet = "10.0.{third}.0/24"\ngateways = ["{site}1"]')
-        for number in range(1, count + 1):
+        for number in range(1, private + public + 2):
             lines.append(f'[hosts.{site}{number}]\nsite = "{site}"\naddress = "10.0.{third}.{number}"')
-            if number in (1, 4, 5):
-                lines.append(f'public = "203.0.113.{100 * third + number}"')
+            if number == 1 or number > private + 1:
+                lines.append(f'public = "203.0.{third}.{number}"')
+        if site in resources:
+            lines.append(f'[resources.db-{site}]\nsite = "{site}"\naddress = "10.0.{third}.20"\nport = 3306')
     return parse_inventory("\n".join(lines), "hosts.toml")
 
 
+# Many hosts and many sites alike, of different size.
+MANY_LEAVES = sites_with((4, 2), (2, 0), resources="b")
+MANY_SITES = sites_with((2, 0), (3, 0), (2, 0), (1, 2), (0, 0), (0, 0), (0, 0), resources="abc")
+
+
 @settings(in_short, max_examples=150)
-@given(st.data())
-def test_representatives_find_what_all_pairs_find_and_count_it_right(data):
-    inventory = two_sites_with_many_leaves()
+@given(st.data(), st.sampled_from([MANY_LEAVES, MANY_SITES]))
+def test_representatives_find_what_all_pairs_find_and_count_it_right(data, inventory):
     machines = compiled(inventory)
     for _ in range(data.draw(st.integers(1, 3))):
         name = data.draw(st.sampled_from(list(machines)))
@@ -334,45 +345,60 @@ def mutated(draw: st.DrawFn, inventory: Inventory, machine: Machine) -> Machine:
 
 def test_two_leaves_that_claim_one_network_are_not_alike():
     # The last claim wins, so they are not: exchanging them would give the network to the other.
-    inventory = small_site()
+    inventory = sites_with((3, 0))
     machines = compiled(inventory)
     claim = IPv4Network("10.0.0.64/26")
-    gateway = machines["a"]
+    gateway = machines["a1"]
     peers = tuple(replace(peer, allowed_ips=(*peer.allowed_ips, claim)) for peer in gateway.peers)
-    assert classes_of_alike(machines, inventory, {}) == [["a"], ["b", "c", "d"]]
-    changed = {**machines, "a": replace(gateway, peers=peers)}
-    assert classes_of_alike(changed, inventory, {}) == [["a"], ["b", "c"], ["d"]]
+    assert classes_of_alike(machines, inventory, {}) == [["a1"], ["a2", "a3", "a4"]]
+    changed = {**machines, "a1": replace(gateway, peers=peers)}
+    assert classes_of_alike(changed, inventory, {}) == [["a1"], ["a2", "a3"], ["a4"]]
 
 
 def test_two_next_hops_of_equal_routes_are_not_alike():
     # The first of equal routes is taken.
-    inventory = small_site()
+    inventory = sites_with((3, 0))
     machines = compiled(inventory)
     by_b, by_c = (Route(IPv4Network("10.0.9.0/24"), "eth0", gateway=IPv4Address(f"10.0.0.{n}")) for n in (2, 3))
-    changed = {**machines, "a": replace(machines["a"], routes=(*machines["a"].routes, by_b, by_c))}
-    assert classes_of_alike(changed, inventory, {}) == [["a"], ["b"], ["c"], ["d"]]
+    changed = {**machines, "a1": replace(machines["a1"], routes=(*machines["a1"].routes, by_b, by_c))}
+    assert classes_of_alike(changed, inventory, {}) == [["a1"], ["a2"], ["a3"], ["a4"]]
 
 
 def test_a_leaf_that_another_host_knows_by_name_is_not_like_the_others():
-    inventory = small_site()
+    inventory = sites_with((3, 0))
     machines = compiled(inventory)
     to_c = Route(IPv4Network("10.0.0.3/32"), "eth0")
-    changed = {**machines, "b": replace(machines["b"], routes=(*machines["b"].routes, to_c))}
-    assert classes_of_alike(changed, inventory, {}) == [["a"], ["b"], ["c"], ["d"]]
+    changed = {**machines, "a2": replace(machines["a2"], routes=(*machines["a2"].routes, to_c))}
+    assert classes_of_alike(changed, inventory, {}) == [["a1"], ["a2"], ["a3"], ["a4"]]
 
 
 def test_leaves_on_different_sides_of_a_prefix_are_not_alike():
-    inventory = small_site()
+    inventory = sites_with((3, 0))
     machines = compiled(inventory)
     half = Route(IPv4Network("10.0.0.2/31"), "docker0")
-    changed = {**machines, "a": replace(machines["a"], routes=(*machines["a"].routes, half))}
-    assert classes_of_alike(changed, inventory, {}) == [["a"], ["b", "c"], ["d"]]
+    changed = {**machines, "a1": replace(machines["a1"], routes=(*machines["a1"].routes, half))}
+    assert classes_of_alike(changed, inventory, {}) == [["a1"], ["a2", "a3"], ["a4"]]
 
 
-def small_site() -> Inventory:
-    hosts = "".join(
-        f'[hosts.{name}]\nsite = "x"\naddress = "{IPv4Address("10.0.0.0") + number}"\n'
-        for number, name in enumerate("abcd", 1)
-    )
-    mesh = '[mesh]\nsupernet = "10.0.0.0/16"\n'
-    return parse_inventory(f'{mesh}[sites.x]\nsubnet = "10.0.0.0/24"\ngateways = ["a"]\n{hosts}', "hosts.toml")
+def groups_of_alike_sites(machines: Machines, inventory: Inventory) -> list[list[str]]:
+    sites = Sites(classes_of_alike(machines, inventory, {}), inventory)
+    sites.group(Tracer(machines, inventory).kernel)
+    return sites.groups
+
+
+def test_sites_of_the_same_kinds_of_hosts_are_alike_whatever_their_size():
+    assert groups_of_alike_sites(compiled(MANY_SITES), MANY_SITES) == [["a", "b", "c"], ["d"], ["e", "f", "g"]]
+
+
+def test_a_site_that_another_treats_in_its_own_way_is_alike_to_none():
+    machines = compiled(MANY_SITES)
+    gateway = machines["a1"]
+    peers = tuple(replace(p, endpoint=Endpoint(p.endpoint.address, 1)) if p.host == "f1" else p for p in gateway.peers)
+    machines["a1"] = replace(gateway, peers=peers)
+    assert groups_of_alike_sites(machines, MANY_SITES) == [["a"], ["b", "c"], ["d"], ["e", "g"], ["f"]]
+
+
+def test_a_site_with_another_setting_is_not_like_the_others():
+    machines = compiled(MANY_SITES)
+    machines["b1"] = replace(machines["b1"], rp_filter=2)
+    assert groups_of_alike_sites(machines, MANY_SITES) == [["a", "c"], ["b"], ["d"], ["e", "f", "g"]]

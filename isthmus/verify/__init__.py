@@ -6,7 +6,7 @@ kernel.py    what Linux and WireGuard on it do with a packet
 walk.py      a packet's walk, which prints itself, and its closed list of outcomes
 trace.py     from host to host, over the underlay
 promises.py  what must hold between two hosts; claims.py  what must hold on each
-symmetry.py  which hosts nobody can tell apart, so that 10,000 hosts need 40,000 walks and not 100 million
+symmetry.py  which hosts nobody can tell apart, sites.py which sites: so 10,000 hosts need a few walks, not 100 million
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Network
-from itertools import combinations
 
 from isthmus.errors import BrokenPromiseError
 from isthmus.model import Inventory
 from isthmus.verify.claims import Claims
 from isthmus.verify.machine import Machine, connected_route, machine_of, machines_of
 from isthmus.verify.promises import BrokenPromise, Promise, broken_between, broken_to_resource
+from isthmus.verify.sites import Sites
 from isthmus.verify.symmetry import classes_of_alike
 from isthmus.verify.trace import Tracer
 from isthmus.verify.walk import Hop, Link, Outcome, Path, Walk, path_text, promised_path
@@ -45,6 +45,10 @@ __all__ = [
 ]
 
 
+FEW_SITES = 2
+"""So many sites are all traced: grouping saves nothing."""
+
+
 def verify(
     machines: Mapping[str, Machine],
     inventory: Inventory,
@@ -65,14 +69,13 @@ def verify(
     broken: list[BrokenPromise] = []
     for alike in classes:
         broken += _with_alike(claims.broken_on(machines[alike[0]], foreign.get(alike[0], ())), len(alike))
-    for alike in classes:
-        if len(alike) > 1:
-            broken += _with_alike(broken_between(tracer, alike[0], alike[1]), len(alike) * (len(alike) - 1) // 2)
-    for ones, others in combinations(classes, 2):
-        broken += _with_alike(broken_between(tracer, ones[0], others[0]), len(ones) * len(others))
-    for resource in inventory.resources:
-        for alike in classes:
-            broken += _with_alike(broken_to_resource(tracer, alike[0], resource), len(alike))
+    sites = Sites(classes, inventory)
+    if len(sites.classes) > FEW_SITES and not exhaustive:
+        sites.group(tracer.kernel)
+    for one, other, cases in sites.pairs():
+        broken += _with_alike(broken_between(tracer, one, other), cases)
+    for host, resource, cases in sites.to_resources():
+        broken += _with_alike(broken_to_resource(tracer, host, resource), cases)
     return tuple(broken)
 
 

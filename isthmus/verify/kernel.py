@@ -58,6 +58,7 @@ class Kernel:
         for route in sorted(machine.routes, key=lambda route: route.metric):
             tables.setdefault(route.table, []).append((*span(route.destination), route))
         self._tables = {table: LongestPrefix(routes) for table, routes in tables.items()}
+        self._all_tables = [self._tables[table] for table in sorted(self._tables)]
         self._asked: dict[str, tuple[LongestPrefix[Route], ...]] = {}
 
         rules = [Match(rule) for rule in machine.firewall]
@@ -66,6 +67,7 @@ class Kernel:
             for chain in (Chain.INPUT, Chain.FORWARD)
         }
         self._translating = [m for m in rules if m.rule.chain is Chain.NAT and m.rule.target is Target.SNAT]
+        self._conditions = [condition for match in rules for condition in match.addresses()]
 
     # --- one packet -----------------------------------------------------------------------------------------------
 
@@ -133,6 +135,19 @@ class Kernel:
             if match.holds(source, destination, arrived, leaves, flow):
                 return match.rule
         return None
+
+    def treatment(self, address: int) -> tuple[bool, Peer | None, tuple[Route | None, ...], tuple[bool, ...]]:
+        """Return all that the methods above could ever find out about an address.
+
+        Whether it is the host's own, the peer that has it, its route in each table, the firewall conditions it meets.
+        """
+        routes = tuple([table.get(address) for table in self._all_tables])
+        met = tuple([address & mask == network for mask, network in self._conditions])
+        return address in self._local, self._owners.get(address), routes, met
+
+    def first_addresses(self) -> dict[str, int]:
+        """Return each device's first address: the source of own packets that leave by it."""
+        return self._first_address
 
     def _own_source(self, route: Route) -> int:
         """Return the source address of the host's own packet that takes a route: `src`, else the device's first."""

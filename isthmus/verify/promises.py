@@ -54,7 +54,8 @@ def broken_between(tracer: Tracer, one: str, other: str) -> list[BrokenPromise]:
     broken = [
         fault for walk in (there, back) if (fault := _judge(walk, tracer.inventory, _address(tracer, walk.source)))
     ]
-    if there.delivered and back.delivered and there.path != back.path.reversed():
+    # What is promised one way is the mirror image of what is promised the other way: two walks without fault are, too.
+    if broken and there.delivered and back.delivered and there.path != back.path.reversed():
         broken += [_not_mirrored(there, back), _not_mirrored(back, there)]
     return broken
 

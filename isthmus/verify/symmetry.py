@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from itertools import chain, compress
 from typing import NamedTuple, TypeVar
 
@@ -99,13 +99,13 @@ class _Signatures:
             self._part(machine.routes, self._routes),
             self._part(machine.peers, self._peers),
             self._part(machine.firewall, self._firewall),
-            self._part(machine.addresses, self._addresses),
         )
         for part in parts:
             for host, number in part.mentions:
                 if host != name:
                     self._mentions[host].append((name, number))
         plain = (
+            self._addresses(machine),
             machine.interface,
             machine.rules,
             machine.listen_port,
@@ -139,6 +139,21 @@ class _Signatures:
     def _number(self, words: Words) -> int:
         """Return a number that stands for these words: comparing numbers is cheap."""
         return self._numbers.setdefault(words, len(self._numbers))
+
+    def _addresses(self, machine: Machine) -> Words:
+        """Return a host's addresses, as `_part` and `_seen_by` would: no two hosts share them, so this is shorter."""
+        words: list[Hashable] = []
+        for position, (device, address) in enumerate(machine.addresses):
+            holder = self._holders.get(int(address))
+            if holder is None:
+                words.append((device, int(address), address.network.prefixlen))
+            elif holder.host == machine.name:
+                words.append((device, holder.what, address.network.prefixlen))
+            else:
+                words.append((device, holder, address.network.prefixlen))
+                said = (position, device, holder.what, address.network.prefixlen)
+                self._mentions[holder.host].append((machine.name, self._number(said)))
+        return tuple(words)
 
     # Each reader yields every entry twice: as it matters to its own host, and as it matters to those it mentions.
 
@@ -188,11 +203,6 @@ class _Signatures:
                 rule.established,
                 self._address(rule.to_source),
             )
-            yield words, words
-
-    def _addresses(self, addresses: tuple[tuple[str, IPv4Interface], ...]) -> Iterator[tuple[Words, Words]]:
-        for position, (device, address) in enumerate(addresses):
-            words = (position, device, self._address(address.ip), address.network.prefixlen)
             yield words, words
 
     def _host(self, name: str) -> Hashable:

@@ -89,6 +89,10 @@ class Match:
             and (flow.established or not rule.established)
         )
 
+    def addresses(self) -> tuple[tuple[int, int], ...]:
+        """Return the conditions on source and destination that not every address meets, as (mask, first address)."""
+        return tuple(bits for bits in (self._source, self._destination) if bits[0])
+
 
 def _bits(network: IPv4Network | None) -> tuple[int, int]:
     return (0, 0) if network is None else (int(network.netmask), int(network.network_address))

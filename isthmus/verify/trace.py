@@ -14,6 +14,9 @@ from isthmus.verify.walk import Hop, Outcome, Walk
 
 ANYTHING = Flow()
 
+MOST_HOPS = 3
+"""Hosts that a packet passes on the longest promised path, its source included, before it comes to the last."""
+
 
 class Tracer:
     """Answers where packets go among the given machines.
@@ -58,6 +61,10 @@ class Tracer:
         packet.hops.append(Hop(resource.name, LOOPBACK, packet.source, link=carried.link))
         kernel = self._arrive(packet, resource.name, carried)
         return kernel if isinstance(kernel, Walk) else self._follow(packet, kernel)
+
+    def kernel(self, host: str) -> Kernel:
+        """Return the kernel of a host; KeyError where its machine is not known."""
+        return self._underlay.kernel(host)
 
     def own_tunnel(self, host: str, peer: Peer) -> str | None:
         """Return in words how a host routes a peer's endpoint into the tunnel it carries; None where it does not."""
@@ -134,9 +141,12 @@ class _Packet:
             self.destination = self.restored[host][1]
 
     def was_at(self, host: str) -> bool:
-        """Return whether it came to a host as it did before; nothing there has changed, so it will go on for ever."""
+        """Return whether it came to a host as it did before; nothing there has changed, so it will go on for ever.
+
+        Not asked of the first hosts: no right walk has more of them, and every loop passes more.
+        """
         here = (host, self.arrived, self.source)
-        return any(hop[:3] == here for hop in self.hops)
+        return len(self.hops) > MOST_HOPS and any(hop[:3] == here for hop in self.hops)
 
     def stops(self, host: str, decision: Decision) -> Walk:
         """Return the walk that a host's decision ends."""
