@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from dataclasses import dataclass, field
+from functools import cache
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -34,6 +35,13 @@ def free_port(address: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
+@cache
+def penalties() -> tuple[str, ...]:
+    """OpenSSH 9.8 and later shut out an address after failed logins, and ours are meant to fail."""
+    said = subprocess.run([str(SSHD), "-T", "-o", "PerSourcePenalties=no"], check=False, capture_output=True, text=True)
+    return () if "Bad configuration option" in said.stderr else ("PerSourcePenalties no",)
+
+
 @dataclass
 class Sshd:
     """One running sshd. `folder` holds its configuration, keys, log (`log`) and its users' home (`home`)."""
@@ -47,14 +55,32 @@ class Sshd:
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> Sshd:
-        home = self.folder / "home"
-        home.mkdir(parents=True, exist_ok=True)
+        (self.folder / "home").mkdir(parents=True, exist_ok=True)
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd refuses to start without
-        self.port = self.port or free_port(self.address)
         for kind in self.key_kinds:
             if not (self.folder / f"host_{kind}").exists():
                 make_key(self.folder / f"host_{kind}", kind, *(("-b", "2048") if kind == "rsa" else ()))
-        lines = [
+        again = bool(self.port)
+        for _ in range(5):  # another test's sshd may take the free port before ours does
+            self.port = self.port if again else free_port(self.address)
+            if self._listens():
+                return self
+        raise AssertionError(f"sshd does not start: {self.log}")
+
+    def _listens(self) -> bool:
+        config, log = self.folder / "sshd_config", self.folder / "log"
+        config.write_text("\n".join(self._config()) + "\n")
+        log.write_text("")
+        self.process = subprocess.Popen([str(SSHD), "-D", "-f", str(config), "-E", str(log)])
+        deadline = time.monotonic() + 30
+        while f"Server listening on {self.address} port {self.port}" not in self.log:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def _config(self) -> list[str]:
+        return [
             f"ListenAddress {self.address}:{self.port}",
             *(f"HostKey {self.folder}/host_{kind}" for kind in self.key_kinds),
             f"AuthorizedKeysFile {self.authorized}",
@@ -64,23 +90,11 @@ class Sshd:
             "PasswordAuthentication no",
             "LogLevel DEBUG",
             "MaxStartups 100",
+            *penalties(),
             *self.options,
             # bash reads ~/.bashrc when sshd starts it: the one of the machine the tests run on is none of our business
-            f"SetEnv HOME={home} PATH={self.folder}/bin:/usr/bin:/bin",
+            f"SetEnv HOME={self.folder}/home PATH={self.folder}/bin:/usr/bin:/bin",
         ]
-        config = self.folder / "sshd_config"
-        config.write_text("\n".join(lines) + "\n")
-        assert SSHD is not None
-        self.process = subprocess.Popen([SSHD, "-D", "-f", str(config), "-E", str(self.folder / "log")])
-        deadline = time.monotonic() + 10
-        while not self._answers():
-            assert time.monotonic() < deadline, self.log
-            time.sleep(0.01)
-        return self
-
-    def _answers(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex((self.address, self.port)) == 0
 
     def stop(self) -> None:
         if self.process is not None:
