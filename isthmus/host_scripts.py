@@ -15,9 +15,12 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "scripts" / "host"
 
 
 def host_script(name: str, **inputs: str | int) -> str:
-    """Return scripts/host/NAME.sh with its inputs as shell variables in front, quoted."""
+    """Return scripts/host/NAME.sh with its inputs as shell variables in front, quoted.
+
+    Its first line is its name, by which errors and debug lines call it.
+    """
     assignments = "".join(f"{key}={shlex.quote(str(value))}\n" for key, value in inputs.items())
-    return assignments + _text(name)
+    return f"# {name}\n{assignments}{_text(name)}"
 
 
 def apply_script(plan: HostPlan, *, interface: str, owner: str, undo_after: int) -> str:
