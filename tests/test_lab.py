@@ -80,6 +80,7 @@ def test_mac_addresses_are_unicast_local_and_differ_between_labs_and_hosts() -> 
 def test_interface_names_fit_the_kernel_and_stay_apart() -> None:
     assert interface("p", "n1") == "p-n1"
     assert interface("p", "thirteenchars") == "p-thirteenchars"
+    assert len(interface("p", "fourteen-chars")) == 15
     long = [interface("p", f"a-very-long-name-{number}") for number in (1, 2)]
     assert all(len(name) == 15 for name in long)
     assert long[0] != long[1]

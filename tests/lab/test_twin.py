@@ -126,14 +126,20 @@ def test_private_addresses_never_cross_the_internet(twin: Lab) -> None:
 
 
 def test_the_security_group_admits_ssh_and_the_mesh_and_nothing_else(twin: Lab) -> None:
-    admin_says(twin, "timeout 2 bash -c '</dev/tcp/203.0.113.1/22'")
-    for attempt in ("</dev/tcp/203.0.113.1/80", "echo >/dev/udp/203.0.113.1/51821"):
+    admin_says(twin, "timeout 5 bash -c '</dev/tcp/203.0.113.1/22'")
+    server = twin.host_command("n1", ["timeout", "60", "python3", "-u", "-m", "http.server", "80"])
+    with subprocess.Popen(server, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("Serving")
+        assert reaches(twin, "n2", "172.16.0.1", 80)
         before = twin.drops()["nanjing"]["refused"]
-        twin.run(f"timeout 1 bash -c '{attempt}'", capture=True)
-        assert twin.drops()["nanjing"]["refused"] > before, attempt
-    before = twin.drops()["nanjing"]["refused"]
-    twin.run("echo >/dev/udp/203.0.113.1/51820", capture=True)
-    assert twin.drops()["nanjing"]["refused"] == before
+        assert twin.run("timeout 1 bash -c '</dev/tcp/203.0.113.1/80'", capture=True).returncode == 124
+        assert twin.drops()["nanjing"]["refused"] > before
+        process.terminate()
+    for port, dropped in ((51821, 1), (51820, 0)):
+        before = twin.drops()["nanjing"]["refused"]
+        twin.run(f"echo >/dev/udp/203.0.113.1/{port}", capture=True)
+        assert twin.drops()["nanjing"]["refused"] == before + dropped
 
 
 def test_a_host_without_public_address_reaches_only_its_site(twin: Lab) -> None:
