@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import fabric
 import pytest
 from sshd import Bench, Sshd, free_port, inventory_of, make_key, needs_sshd
 
@@ -188,6 +189,23 @@ def test_one_failing_host_does_not_keep_the_others(bench: Bench, n1: Sshd, n2: S
         results = fleet.each(hosts.hosts, lambda remote: remote.run("echo fine"))
     assert isinstance(results.pop("dead"), UnreachableError)
     assert results == {"n1": "fine\n", "n2": "fine\n"}
+
+
+def test_hosts_that_are_logged_in_to_at_once_share_no_configuration(
+    bench: Bench, n1: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fabric's Connection writes into its configuration, which is empty for a moment then; here for a long one."""
+    merge = fabric.Config.merge
+
+    def slow_merge(config: fabric.Config) -> None:
+        config._set(_config={})
+        time.sleep(0.02)
+        merge(config)
+
+    inventory = inventory_of({f"n{number}": n1 for number in range(1, 9)})
+    monkeypatch.setattr(fabric.Config, "merge", slow_merge)
+    with bench.fleet(inventory) as fleet:
+        assert set(fleet.each(inventory.hosts, lambda remote: remote.run("echo in")).values()) == {"in\n"}
 
 
 def test_no_more_hosts_than_allowed_are_worked_on_at_once(bench: Bench, n1: Sshd) -> None:

@@ -159,7 +159,7 @@ class Link:
             way.looked_up,
             user=way.user,
             port=way.port,
-            config=settings.config,
+            config=settings.config.clone(),  # Fabric writes into it, and while it does nobody else can read it
             gateway=False,  # jumps are made by us: Fabric's would believe any host key
             connect_kwargs={
                 "sock": self._socket(deadline),
