@@ -219,7 +219,7 @@ def mesh_plan(
 def _plan_hosts(report: Report, configs: Mapping[str, HostConfig], chosen: Collection[str]) -> None:
     """Fill the report's plans, and its notes on peers whose keys nobody knows yet."""
     keys = known_keys(report.facts)
-    wanted = _wanted(configs, keys, [name for name in report.facts if name not in report.failures])
+    wanted = _wanted(configs, keys, chosen)
     unknown: set[str] = set()
     report.plans = {}
     for name in chosen:
