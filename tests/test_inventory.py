@@ -10,6 +10,7 @@ import pytest
 
 from isthmus.errors import InventoryError, Problem
 from isthmus.inventory import MOST_BYTES, load_inventory, parse_inventory
+from isthmus.inventory.problems import toml_text
 from isthmus.model import Host, Inventory, Kubernetes, Mesh, Resource, Site, Ssh
 
 REPOSITORY = Path(__file__).parent.parent
@@ -259,3 +260,32 @@ def test_a_leaf_needs_no_public_address_beside_other_sites() -> None:
 def test_neighbouring_subnets_do_not_overlap() -> None:
     other = '[sites.two]\nsubnet = "10.0.1.0/24"\ngateways = ["b"]\n[hosts.b]\nsite = "two"\naddress = "10.0.1.1"\n'
     assert len(parse(f'{LEAST}public = "192.0.2.1"\n{other}public = "192.0.2.2"\n').sites) == 2
+
+
+# --- how a value is shown -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("x" * 72, '"' + "x" * 72 + '"'),
+        ("x" * 73, '"' + "x" * 72 + '…"'),
+        ('say "hi"\\', r'"say \"hi\"\\"'),
+        ("\n\r\t\0\x1b\x7f\u202e\ufeff", r'"\n\r\t\u0000\u001B\u007F\u202E\uFEFF"'),
+        ("\U0001f980 南京 \U000e0001 \ud800", '"\U0001f980 南京 ' + r'\U000E0001 \uD800"'),
+        (2**256 - 1, str(2**256 - 1)[:72] + "…"),
+        (2**256, "0x1" + "0" * 64),
+        (10**71, "1" + "0" * 71),
+        (-(10**71), "-1" + "0" * 70 + "…"),
+        ({"a b": [True, 1.5, {}], "c": []}, '{"a b" = [true, 1.5, {}], c = []}'),
+        ([[[[1]]], {"a": {"b": {"c": 1}}}], "[[[[…]]], {a = {b = {…}}}]"),
+        (["x" * 70, 1, 2], '["' + "x" * 70 + '", 1, …]'),
+    ],
+)
+def test_a_value_is_shown_as_toml_on_one_short_printable_line(value: object, shown: str) -> None:
+    assert toml_text(value) == shown
+
+
+def test_a_missing_section_is_told_first() -> None:
+    text = LEAST.replace('[mesh]\nsupernet = "10.0.0.0/8"', "[ssh]\nport = 0")
+    assert [problem.where for problem in refusal(text).problems] == ["mesh", "ssh.port"]
