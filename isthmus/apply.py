@@ -19,7 +19,7 @@ from isthmus.compile import compile_mesh
 from isthmus.errors import HostError, UnreachableError, UnsupportedError
 from isthmus.host_scripts import apply_script, host_script
 from isthmus.model import LOCAL_TABLE, HostConfig, Inventory, Route
-from isthmus.observe import OURS, Facts, parse_probe
+from isthmus.observe import OURS, PUBLIC_KEY, Facts, parse_probe
 from isthmus.plan import HostPlan, objections, plan_host
 from isthmus.remote import Fleet, Remote
 from isthmus.render import File, render_host
@@ -34,6 +34,8 @@ UNDO_AFTER_S = 60
 """Default of the undo timer: longer than applying and reconnecting take on a bad line, short enough to wait for."""
 UNDO_GRACE_S = 30
 """What an undo itself may take after its timer has fired."""
+
+_PEER_IN_FILE = rf"^# (\S+)\n\[Peer\]\nPublicKey = ({PUBLIC_KEY.pattern})$"
 
 Progress = Callable[[str, str], None]
 """Called with (host, what has just happened there)."""
@@ -118,7 +120,7 @@ def known_keys(facts: Mapping[str, Facts]) -> dict[str, str]:
     for found in facts.values():
         for path, file in found.files.items():
             if path.startswith("/etc/wireguard/") and file.text.startswith(OURS):
-                keys.update(re.findall(r"^# (\S+)\n\[Peer\]\nPublicKey = (\S+)$", file.text, re.MULTILINE))
+                keys.update(re.findall(_PEER_IN_FILE, file.text, re.MULTILINE))
     keys.update({name: found.public_key for name, found in facts.items() if found.public_key})
     return keys
 
@@ -204,11 +206,13 @@ def mesh_plan(
         else:
             report.failures[name] = result
     _check_promises(inventory, configs, report.facts)
-    for name, facts in report.facts.items():
+    for name, facts in list(report.facts.items()):
         against = objections(configs[name], facts)
         if against:
             kind = UnsupportedError if against[0].startswith("runs ") else HostError
             report.failures[name] = kind(name, "; ".join(against))
+            # Perhaps another machine's: its key must not go into the others' files under this name.
+            del report.facts[name]
     if only is not None:
         report.failures = {name: error for name, error in report.failures.items() if name in only}
     chosen = [name for name in report.facts if name not in report.failures and (only is None or name in only)]
