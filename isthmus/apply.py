@@ -281,7 +281,10 @@ def _prepare(report: Report, fleet: Fleet, inventory: Inventory, progress: Progr
     def prepare(remote: Remote) -> str:
         packages = " ".join(report.plans[remote.name].packages)
         script = host_script("prepare", interface=interface, packages=packages, apt_wait=APT_WAIT_S)
-        return remote.run(script, timeout=PREPARE_TIMEOUT_S).strip()
+        key = remote.run(script, timeout=PREPARE_TIMEOUT_S).strip()
+        if not PUBLIC_KEY.fullmatch(key):
+            raise HostError(remote.name, f"prepare: found {key[-80:]!r}, expected the host's public key")
+        return key
 
     for name in todo:
         progress(name, "installing " + ", ".join(report.plans[name].packages or ("a key",)))
