@@ -260,7 +260,7 @@ def mesh_up(
         return report
     shown = dict(report.plans)
     configs = compile_mesh(inventory)
-    _prepare(report, fleet, inventory, progress)
+    prepared = _prepare(report, fleet, inventory, progress)
     _plan_hosts(report, configs, [name for name in shown if name not in report.failures])
     keys = known_keys(report.facts)
     for name in report.waiting:
@@ -270,11 +270,15 @@ def mesh_up(
     todo = [name for name in report.waiting if name not in report.failures]
     _apply_and_confirm(report, fleet, inventory, todo, undo_after, progress)
     report.plans = {name: plan for name, plan in shown.items() if name not in report.failures}
+    report.changed = tuple(name for name in report.plans if name in todo or name in prepared)
     return report
 
 
-def _prepare(report: Report, fleet: Fleet, inventory: Inventory, progress: Progress) -> None:
-    """Install packages and make keys where they are missing; then those hosts' facts know their public keys."""
+def _prepare(report: Report, fleet: Fleet, inventory: Inventory, progress: Progress) -> Collection[str]:
+    """Install packages and make keys where they are missing; then those hosts' facts know their public keys.
+
+    Returns the hosts where there was something to prepare.
+    """
     todo = [name for name, plan in report.plans.items() if plan.needs_preparation]
     interface = inventory.mesh.interface
 
@@ -295,6 +299,7 @@ def _prepare(report: Report, fleet: Fleet, inventory: Inventory, progress: Progr
         else:
             tools = report.facts[name].tools | {"wg", "wg-quick", "iptables", "iptables-restore", "ping"}
             report.facts[name] = replace(report.facts[name], public_key=result, key_mode=0o600, tools=tools)
+    return todo
 
 
 def _apply_and_confirm(
@@ -342,7 +347,6 @@ def _apply_and_confirm(
             report.failures[name] = result
         elif isinstance(result, Facts):
             report.facts[name] = result
-    report.changed = tuple(name for name in todo if name not in report.failures)
 
 
 # --- down ---------------------------------------------------------------------------------------------------------
