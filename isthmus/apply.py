@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 
 from isthmus.compile import compile_mesh
-from isthmus.errors import HostError, UnreachableError, UnsupportedError
+from isthmus.errors import CommandError, HostError, UnreachableError, UnsupportedError
 from isthmus.host_scripts import apply_script, host_script
 from isthmus.model import LOCAL_TABLE, HostConfig, Inventory, Route
 from isthmus.observe import OURS, PUBLIC_KEY, Facts, parse_probe
@@ -340,7 +340,10 @@ def _apply_and_confirm(
     fleet.reconnect(done)
     confirmed = fleet.each(done, confirm, on_done=_telling(progress, "confirmed"))
     for name, result in {**applied, **confirmed}.items():
-        if isinstance(result, UnreachableError) and name in done:
+        if isinstance(result, CommandError) and result.status is None:
+            message = f"{result.message}; if the change was begun, it is undone within {undo_after} s"
+            report.failures[name] = CommandError(name, message, None)
+        elif isinstance(result, UnreachableError) and name in done:
             message = f"not reachable after the change ({result.message}); undoes it within {undo_after} s"
             report.failures[name] = UnreachableError(name, message, result.gateway)
         elif isinstance(result, HostError):
