@@ -199,7 +199,9 @@ def mesh_plan(
     configs = compile_mesh(inventory)
     found = observe(fleet, inventory, list(inventory.hosts), progress)
     if wait:
-        _settled(fleet, inventory, found, wait, progress)
+        asked_for = {name: result for name, result in found.items() if only is None or name in only}
+        _settled(fleet, inventory, asked_for, wait, progress)
+        found.update(asked_for)
     for name, result in found.items():
         if isinstance(result, Facts):
             report.facts[name] = result
