@@ -12,14 +12,16 @@ that carry the lab's name; several labs may stand beside each other.
     lab.down()
 
 Read in this order: options, layout, rules (pure); sources, image, disk (what a host is made of); machine, cgroups,
-guest, cloud, admin (what is done to this machine); twin (Lab), transfer (a measured flow between two hosts).
+guest, cloud, admin (what is done to this machine); steps, removal, twin (Lab); transfer (a measured flow).
 """
 
 from isthmus.lab.cloud import Client, Traffic
 from isthmus.lab.machine import missing_requirements
 from isthmus.lab.options import SUITES, HostOptions, LabOptions, parse_options
+from isthmus.lab.removal import known_labs, take_down
+from isthmus.lab.steps import Progress
 from isthmus.lab.transfer import Sent, send
-from isthmus.lab.twin import Lab, Progress, State, Status, known_labs, take_down
+from isthmus.lab.twin import Lab, State, Status
 
 __all__ = [
     "SUITES",

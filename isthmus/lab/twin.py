@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TypeVar
 
 from isthmus.errors import LabError
 from isthmus.lab import admin, cgroups, cloud, disk, image, machine
@@ -19,26 +16,23 @@ from isthmus.lab.cloud import Client, Traffic
 from isthmus.lab.guest import Guest
 from isthmus.lab.layout import Layout, Names
 from isthmus.lab.options import HostOptions, LabOptions
+from isthmus.lab.removal import take_down
+from isthmus.lab.steps import Progress, Steps, each
 from isthmus.model import Inventory
 
 START_SECONDS = 300
 """How long a host may take until sshd answers: 2 s are usual, an emulated machine is far slower."""
 STOP_SECONDS = 15
 
-T = TypeVar("T")
-R = TypeVar("R")
 _Image = tuple[str, tuple[str, ...]]
 """A suite and the packages that are installed beyond a bare host's."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with what happens now and how many of how many steps are done; from several threads, one at a time each."""
 
 
 class State(Enum):
     """What one host does."""
 
     ABSENT = "absent"
-    """It has no disk: the lab was never up, or was not up with this inventory."""
+    """Not built, or not since this machine was started."""
     OFF = "off"
     STARTING = "starting"
     """Switched on, but sshd does not answer."""
@@ -84,25 +78,25 @@ class Lab:
         """
         machine.check_machine()
         machine.prepare_kernel()
-        steps = _Steps(progress, 2 + len(self.inventory.hosts))
+        steps = Steps(progress, 2 + len(self.inventory.hosts))
         layers = self._images(steps)
         steps.done("images are there")
         with machine.locked(self.names.lock), ThreadPoolExecutor(8) as pool:
             self._remove_surplus()
             cloud.build_internet(self.layout)
-            _each(pool, lambda site: cloud.build_router(self.layout, site), self.inventory.sites)
+            each(pool, lambda site: cloud.build_router(self.layout, site), self.inventory.sites)
             cloud.build_routes(self.layout)
-            _each(pool, lambda name: cloud.build_resource(self.layout, name), self.inventory.resources)
+            each(pool, lambda name: cloud.build_resource(self.layout, name), self.inventory.resources)
             steps.done("clouds are built")
             key, hosts = admin.make_key(self.names), self.inventory.hosts
-            _each(pool, lambda name: self._build_host(name, layers[self._image_of(name)], key), hosts)
+            each(pool, lambda name: self._build_host(name, layers[self._image_of(name)], key), hosts)
             admin.write_names(self.names, self.inventory, {name: self._guest(name).host_keys() for name in hosts})
 
             def finish(name: str) -> None:
                 self._await_host(name)
                 steps.done(f"{name} is up")
 
-            _each(pool, finish, hosts)
+            each(pool, finish, hosts)
 
     def down(self) -> None:
         """Remove everything a lab of this name has on this machine, whole or half-made, whatever its inventory was."""
@@ -178,20 +172,20 @@ class Lab:
     def reboot(self, *hosts: str, hard: bool = False) -> None:
         """Stop and start these hosts, all at once; returns when every sshd answers. See `stop` for `hard`."""
         with machine.locked(self.names.lock), ThreadPoolExecutor(max(1, len(hosts))) as pool:
-            _each(pool, lambda name: self._stop(name, hard), hosts)
-            _each(pool, self._switch_on, hosts)
-            _each(pool, self._await_host, hosts)
+            each(pool, lambda name: self._stop(name, hard), hosts)
+            each(pool, self._switch_on, hosts)
+            each(pool, self._await_host, hosts)
 
     def stop(self, *hosts: str, hard: bool = False) -> None:
         """Shut hosts down; `hard` cuts their power instead. Running or not, they are off afterwards."""
         with machine.locked(self.names.lock), ThreadPoolExecutor(max(1, len(hosts))) as pool:
-            _each(pool, lambda name: self._stop(name, hard), hosts)
+            each(pool, lambda name: self._stop(name, hard), hosts)
 
     def start(self, *hosts: str) -> None:
         """Switch hosts on; returns when every sshd answers. Those that run already are left alone."""
         with machine.locked(self.names.lock), ThreadPoolExecutor(max(1, len(hosts))) as pool:
-            _each(pool, self._switch_on, [name for name in hosts if not self._guest(name).alive()])
-            _each(pool, self._await_host, hosts)
+            each(pool, self._switch_on, [name for name in hosts if not self._guest(name).alive()])
+            each(pool, self._await_host, hosts)
 
     def cut(self, name: str) -> None:
         """Let no packet of a host, or of a site's uplink, pass any more, silently. A host that restarts is healed."""
@@ -227,11 +221,11 @@ class Lab:
         options = self._options(name)
         return options.suite, disk.packages(options)
 
-    def _images(self, steps: _Steps) -> dict[_Image, tuple[Path, ...]]:
+    def _images(self, steps: Steps) -> dict[_Image, tuple[Path, ...]]:
         image.CACHE.mkdir(parents=True, exist_ok=True)
         wanted = sorted({self._image_of(name) for name in self.inventory.hosts})
         with ThreadPoolExecutor(2) as pool:
-            built = _each(pool, lambda kind: image.prepare(kind[0], kind[1], steps.say), wanted)
+            built = each(pool, lambda kind: image.prepare(kind[0], kind[1], steps.say), wanted)
         return dict(zip(wanted, built, strict=True))
 
     def _remove_surplus(self) -> None:
@@ -300,58 +294,3 @@ class Lab:
             cloud.set_uplink(self.names, name, connected=connected)
         else:
             raise LabError(f"the lab {self.names.name} has no host or site {name!r}")
-
-
-def take_down(name: str) -> None:
-    """Remove everything a lab of this name has on this machine: processes, namespaces, cgroups, disks, folders.
-
-    Needs no inventory. Harmless when there is no such lab, or only a part of it.
-    """
-    names = Names(name)
-    with machine.locked(names.lock):
-        cloud.forget_plans(names)
-        cgroups.end(name)
-        machine.end_namespaces(machine.namespaces(names.prefix))
-        for folder in Path("/run/systemd/nspawn/propagate").glob(f"{name}.*"):
-            folder.rmdir()  # systemd-nspawn that is killed leaves it
-        shutil.rmtree(names.run, ignore_errors=True)
-        shutil.rmtree(names.roots, ignore_errors=True)
-
-
-def known_labs() -> tuple[str, ...]:
-    """Return the names of the labs that have something on this machine."""
-    folders = (Names("lab").run.parent, Names("lab").roots.parent)
-    found = {path.name for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_dir()}
-    return tuple(sorted(found))
-
-
-class _Steps:
-    """Counts steps for the caller's progress display."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress = progress
-        self._total = total
-        self._done = 0
-        self._lock = threading.Lock()
-
-    def say(self, what: str) -> None:
-        with self._lock:
-            if self._progress:
-                self._progress(what, self._done, self._total)
-
-    def done(self, what: str) -> None:
-        with self._lock:
-            self._done += 1
-        self.say(what)
-
-
-def _each(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Do the work for all items at once; when some fail, raise one LabError that says all there is to say."""
-    futures = [pool.submit(work, item) for item in items]
-    errors = [error for future in futures if (error := future.exception())]
-    for error in errors:
-        if not isinstance(error, LabError):
-            raise error
-    if errors:
-        raise LabError("\n".join(str(error) for error in errors))
-    return [future.result() for future in futures]
