@@ -1,0 +1,542 @@
+"""Hosts in memory that behave, and the fleet that leads to them: for speed, beside the lab's real ones.
+
+A FakeHost has files, packages, a key, a running interface, an undo timer and a clock. It runs the scripts of
+scripts/host by recognising their very texts; what it does not know fails the test. `str(host)` is the machine as text.
+That it answers as a real host does is tested in test_fake_host.py.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface
+from typing import Any
+
+import pytest
+
+from isthmus.errors import CommandError, HostError, UnreachableError
+from isthmus.host_scripts import SCRIPTS
+from isthmus.model import Inventory
+
+INPUTS = {
+    "probe": {"interface"},
+    "prepare": {"interface", "packages", "apt_wait"},
+    "apply": {"interface", "owner", "undo_after"},
+    "confirm": {"owner"},
+    "undo": {"owner"},
+    "leave": {"interface", "forget_keys"},
+    "reach": {"count", "wait_s"},
+}
+TEXTS = {name: (SCRIPTS / f"{name}.sh").read_text(encoding="utf-8") for name in INPUTS}
+TOOLS = {
+    "wireguard-tools": ("wg", "wg-quick"),
+    "iptables": ("iptables", "iptables-restore"),
+    "iputils-ping": ("ping",),
+}
+PARENTS = {"ISTHMUS-INPUT": "INPUT", "ISTHMUS-FORWARD": "FORWARD", "ISTHMUS-POSTROUTING": "POSTROUTING"}
+PROGRAM = "/usr/local/sbin/isthmus"
+OUR_SYSCTLS = ("net.ipv4.conf.all.send_redirects", "net.ipv4.conf.default.send_redirects", "net.ipv4.ip_forward")
+
+
+class Clock:
+    """The time of all hosts and of the program under test; nobody waits for real."""
+
+    def __init__(self) -> None:
+        self.now = 1_795_416_825.0
+        self.watchers: list[Callable[[], None]] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        for watch in self.watchers:
+            watch()
+
+
+class ScriptError(Exception):
+    """A script ends with another status than 0, and with these last words."""
+
+    def __init__(self, words: str, status: int | None = 1) -> None:
+        self.status = status
+        super().__init__(words)
+
+
+@dataclass
+class FakePeer:
+    """A peer of the running interface, in `wg show`'s words."""
+
+    allowed_ips: list[str]
+    endpoint: str = "(none)"
+    keepalive: str = "off"
+    latest_handshake: int = 0
+    preshared_key: str = "no"
+
+
+@dataclass
+class Running:
+    """The running interface."""
+
+    private_key: str
+    port: str
+    mtu: str
+    addresses: list[str]
+    up: bool = True
+    peers: dict[str, FakePeer] = field(default_factory=dict)
+
+
+@dataclass
+class State:
+    """What a transaction saves and an undo puts back."""
+
+    files: dict[str, tuple[str, int]] = field(default_factory=dict)
+    running: Running | None = None
+    routes: set[str] = field(default_factory=set)
+    """Ours, in the words of the routes file, and rules too."""
+    chains: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    jumps: set[tuple[str, str]] = field(default_factory=set)
+    enabled: bool = False
+    sysctls: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Transaction:
+    """An unconfirmed change."""
+
+    owner: str
+    deadline: float
+    before: State
+
+
+class FakeHost:
+    """One host. Set an attribute to break it; `before` and `after` have functions to call around a script."""
+
+    def __init__(self, name: str, address: str, clock: Clock | None = None, interface: str = "wg0") -> None:
+        self.name = name
+        self.clock = clock or Clock()
+        self.interface = interface
+        self.system = "debian 12"
+        self.addresses = [("lo", "127.0.0.1/8"), ("eth0", address)]
+        self.foreign_routes: list[str] = []
+        self.policies = {"INPUT": "ACCEPT", "FORWARD": "ACCEPT"}
+        self.packages: set[str] = set()
+        self.private_key: str | None = None
+        self.key_mode = 0o600
+        self.state = State(sysctls={name: "1" if "redirects" in name else "0" for name in OUR_SYSCTLS})
+        self.sysctls_before: dict[str, str] | None = None
+        self.transaction: Transaction | None = None
+        # How it can be broken.
+        self.unreachable: str | None = None
+        self.cut_off_by_change = False
+        self.apt_says: str | None = None
+        self.disk_full = False
+        self.sync_says: str | None = None
+        self.before: dict[str, Callable[[], None]] = {}
+        self.after: dict[str, Callable[[], None]] = {}
+        self.lost: set[str] = set()
+        self.clock.watchers.append(self.tick)
+
+    # --- what a test asks -------------------------------------------------------------------------------------------
+
+    @property
+    def public_key(self) -> str | None:
+        """The public half; made up from the private one, and as long as a real one."""
+        return None if self.private_key is None else public_half(self.private_key)
+
+    @property
+    def conf(self) -> str:
+        """The path of the wg-quick file."""
+        return f"/etc/wireguard/{self.interface}.conf"
+
+    def __str__(self) -> str:
+        """Return the machine as text; equal texts are equal hosts. The private key is not in it."""
+        state = self.state
+        lines = [f"{self.name} ({self.system}): {', '.join(sorted(self.packages)) or 'no packages'}"]
+        lines.append(f"key {self.public_key or 'none'} {self.key_mode:04o}")
+        lines += [f"file {path} {mode:04o} {_sum(text)}" for path, (text, mode) in sorted(state.files.items())]
+        if state.running:
+            own = state.running
+            lines.append(
+                f"{self.interface} {public_half(own.private_key)} {own.port} {own.mtu} {own.addresses} {own.up}"
+            )
+            for key, peer in sorted(own.peers.items()):
+                lines.append(f"peer {key} {peer.endpoint} {sorted(peer.allowed_ips)} {peer.keepalive}")
+        lines += sorted(state.routes)
+        lines += [f"{table} {chain}: {rules}" for (table, chain), rules in sorted(state.chains.items())]
+        lines += [f"{table} jumps to {chain}" for table, chain in sorted(state.jumps)]
+        lines += [f"{name} = {value}" for name, value in sorted(state.sysctls.items())]
+        lines.append("starts at boot" if state.enabled else "does not start at boot")
+        if self.transaction:
+            lines.append(f"held by {self.transaction.owner}")
+        return "\n".join(lines)
+
+    def tick(self) -> None:
+        """Let the undo timer fire if its time has come."""
+        if self.transaction and self.clock.now >= self.transaction.deadline:
+            self.undo()
+
+    def undo(self) -> None:
+        assert self.transaction is not None
+        self.state = self.transaction.before
+        self.transaction = None
+
+    def begin_anothers_run(self, owner: str, seconds: float) -> None:
+        self.transaction = Transaction(owner, self.clock.now + seconds, copy.deepcopy(self.state))
+
+    # --- scripts ----------------------------------------------------------------------------------------------------
+
+    def run(self, script: str) -> tuple[str, str]:
+        """Run a script of scripts/host; return (its name, its output)."""
+        name = next((name for name, text in TEXTS.items() if text in script), None)
+        if name is None:
+            pytest.fail(f"a fake host is given a script it does not know:\n{script}")
+        head, _, tail = script.partition(TEXTS[name])
+        words = [word for line in head.splitlines() if not line.startswith("#") for word in shlex.split(line)]
+        inputs = dict(word.split("=", 1) for word in words)
+        assert inputs.keys() == INPUTS[name], f"{name}.sh needs {INPUTS[name]}, got {inputs}"
+        self.before.get(name, lambda: None)()
+        output = getattr(self, f"_{name}")(inputs, tail)
+        self.after.get(name, lambda: None)()
+        return name, output
+
+    def _probe(self, inputs: dict[str, str], tail: str) -> str:
+        assert (inputs["interface"], tail) == (self.interface, "")
+        return "".join(f"{line}\n" for line in self._probe_lines())
+
+    def _probe_lines(self) -> Iterator[str]:
+        tools = [tool for package, tools in TOOLS.items() if package in self.packages for tool in tools]
+        yield from ("@@ system", self.system, "@@ clock", str(int(self.clock.now)), "@@ tools", *tools)
+        yield from self._file_lines()
+        yield from self._interface_lines()
+        yield from self._route_lines()
+        yield from self._firewall_lines()
+        yield "@@ sysctls"
+        yield from (f"{name.replace('.', '/')}:{value}" for name, value in self.state.sysctls.items())
+        yield from ("@@ unit", "ActiveState=active", f"UnitFileState={'enabled' if self.state.enabled else 'disabled'}")
+        if self.transaction:
+            yield from ("@@ transaction", self.transaction.owner)
+        yield "@@ end"
+
+    def _file_lines(self) -> Iterator[str]:
+        for path, (text, mode) in self.state.files.items():
+            if path == PROGRAM:
+                yield from (f"@@ program {mode:o}", f"{hashlib.sha256(text.encode()).hexdigest()}  -")
+                continue
+            yield f"@@ file {mode:o} {path}"
+            *lines, last = text.split("\n")
+            yield from (f" {line}" for line in lines)
+            yield f" {last}" if last else ""
+        if self.public_key and "wireguard-tools" in self.packages:
+            yield from (f"@@ key {self.key_mode:o}", self.public_key)
+
+    def _interface_lines(self) -> Iterator[str]:
+        own = self.state.running
+        if own is None:
+            yield "@@ link"
+            return
+        yield from ("@@ wireguard", f"device {public_half(own.private_key)} {own.port}")
+        for key, peer in own.peers.items():
+            allowed_ips = ",".join(peer.allowed_ips) or "(none)"
+            seen = f"{peer.endpoint} {allowed_ips} {peer.latest_handshake} 0 0 {peer.keepalive}"
+            yield f"peer {key} {peer.preshared_key} {seen}"
+        flags = "POINTOPOINT,MULTICAST,NOARP" + (",UP,LOWER_UP" if own.up else "")
+        yield "@@ link"
+        yield f"4: {self.interface}: <{flags}> mtu {own.mtu} qdisc noqueue state UNKNOWN qlen 500\\    link/none "
+
+    def _route_lines(self) -> Iterator[str]:
+        own = self.state.running.addresses if self.state.running else []
+        yield "@@ addresses"
+        for device, address in [*self.addresses, *((self.interface, address) for address in own)]:
+            yield f"2: {device}    inet {address} scope global {device}\\       valid_lft forever preferred_lft forever"
+        yield "@@ routes"
+        for device, address in self.addresses[1:]:
+            network, source = IPv4Interface(address).network, address.split("/")[0]
+            yield f"unicast {network} dev {device} table main proto kernel scope link src {source} "
+        yield from self.foreign_routes
+        lines = [line.split() for line in sorted(self.state.routes)]
+        for words in [words for words in lines if words[0] == "route"]:
+            table = words[words.index("table") + 1] if "table" in words else "main"
+            source = f" src {words[words.index('src') + 1]}" if "src" in words else ""
+            yield f"unicast {words[2].removesuffix('/32')} dev {words[4]} table {table} proto 182 scope link{source} "
+        yield from ("@@ rules", "0:\tfrom all lookup local")
+        for _, _, _, iif, _, table, _, priority, *_ in [words for words in lines if words[0] == "rule"]:
+            yield f"{priority}:\tfrom all iif {iif} lookup {table} proto 182"
+        yield from ("32766:\tfrom all lookup main", "32767:\tfrom all lookup default")
+
+    def _firewall_lines(self) -> Iterator[str]:
+        chains = sorted(self.state.chains.items())
+        yield "@@ firewall"
+        for table in ("filter", "mangle", "nat"):
+            yield f"*{table}"
+            if table == "filter":
+                yield from (f":{chain} {policy} [0:0]" for chain, policy in self.policies.items())
+            yield from (f":{chain} - [0:0]" for (of, chain), _ in chains if of == table)
+            yield from (f"-A {PARENTS[chain]} -j {chain}" for of, chain in sorted(self.state.jumps) if of == table)
+            yield from (rule for (of, _), rules in chains if of == table for rule in rules)
+
+    def _prepare(self, inputs: dict[str, str], tail: str) -> str:
+        assert (inputs["interface"], tail) == (self.interface, "")
+        packages = inputs["packages"].split()
+        if packages and self.apt_says:
+            raise ScriptError(self.apt_says, 100)
+        assert set(packages) <= set(TOOLS), packages
+        self.packages |= set(packages)
+        assert "wireguard-tools" in self.packages, "there is no wg to make a key with"
+        if self.private_key is None:
+            self.private_key = f"the private key of {self.name}"
+        self.key_mode = 0o600
+        return f"{self.public_key}\n"
+
+    def _apply(self, inputs: dict[str, str], tail: str) -> str:
+        staged, discarded = _staged(tail)
+        if self.disk_full:
+            raise ScriptError(f"cannot save {min(staged)}: 0 free on /")
+        if self.transaction:
+            raise ScriptError(f"another run holds this host: {self.transaction.owner}")
+        if self.sysctls_before is None:
+            self.sysctls_before = dict(self.state.sysctls)
+        deadline = self.clock.now + int(inputs["undo_after"])
+        self.transaction = Transaction(inputs["owner"], deadline, copy.deepcopy(self.state))
+        self.state.files.update(staged)
+        for path in discarded:
+            self.state.files.pop(path, None)
+        try:
+            self.sync()
+        except ScriptError as error:
+            self.undo()
+            raise ScriptError(f"{error}; the old state was put back", error.status) from None
+        return "applied\n"
+
+    def _confirm(self, inputs: dict[str, str], tail: str) -> str:
+        assert tail == ""
+        if self.transaction is None or self.transaction.owner != inputs["owner"]:
+            raise ScriptError("the change was undone before it was confirmed")
+        self.transaction = None
+        return ""
+
+    def _undo(self, inputs: dict[str, str], tail: str) -> str:
+        assert tail == ""
+        if self.transaction and inputs["owner"] == self.transaction.owner:
+            self.undo()
+        return ""
+
+    def _leave(self, inputs: dict[str, str], tail: str) -> str:
+        assert (inputs["interface"], tail) == (self.interface, "")
+        self.transaction = None
+        state = self.state
+        sysctls = self.sysctls_before if "/etc/sysctl.d/90-isthmus.conf" in state.files else None
+        self.state = State(sysctls=sysctls or state.sysctls)
+        self.sysctls_before = None
+        if inputs["forget_keys"] == "yes":
+            self.private_key = None
+        return ""
+
+    def _reach(self, inputs: dict[str, str], tail: str) -> str:
+        *targets, last = tail.splitlines()
+        assert last == "wait"
+        names = [re.fullmatch(r"to (\S+) [\d.]+ (\d+|-)", line) for line in targets]
+        assert all(names), targets
+        return "".join(f"{name[1]} {'-' if name[1] in self.lost else '0.42'}\n" for name in names if name)
+
+    # --- the program ------------------------------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Bring what runs to what the files say, as files/usr/local/sbin/isthmus does."""
+        state = self.state
+        assert PROGRAM in state.files, "there is no program to run"
+        if self.sync_says:
+            raise ScriptError(self.sync_says)
+        if self.private_key is None or not {"wireguard-tools", "iptables"} <= self.packages:
+            raise ScriptError("Job for wg-quick@wg0.service failed")
+        settings, peers = _read_conf(state.files[self.conf][0])
+        assert "PrivateKey" not in settings
+        handshakes = {
+            key: peer.latest_handshake for key, peer in (state.running.peers if state.running else {}).items()
+        }
+        for key, peer in peers.items():
+            if not re.fullmatch(r"[A-Za-z0-9+/]{43}=", key):
+                raise ScriptError(f"Key is not the correct length or format: `{key}'")
+            peer.latest_handshake = handshakes.get(key, 0)
+        if public_half(self.private_key) in peers:
+            raise ScriptError("a peer has the host's own key")
+        state.running = Running(
+            self.private_key, settings["ListenPort"], settings["MTU"], [settings["Address"]], peers=peers
+        )
+        routes = state.files[f"/etc/isthmus/{self.interface}.routes"][0]
+        state.routes = {line for line in routes.splitlines() if not line.startswith("#")}
+        state.chains = _read_chains(state.files[f"/etc/isthmus/{self.interface}.iptables"][0])
+        state.jumps = set(state.chains)
+        text, _ = state.files.get("/etc/sysctl.d/90-isthmus.conf", ("", 0))
+        state.sysctls.update(line.split(" = ") for line in text.splitlines() if line.startswith("net."))  # type: ignore[arg-type]
+        state.enabled = True
+
+
+def public_half(private_key: str) -> str:
+    return base64.b64encode(hashlib.sha256(private_key.encode()).digest()).decode()
+
+
+def _sum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _staged(tail: str) -> tuple[dict[str, tuple[str, int]], list[str]]:
+    """Read the `stage` and `discard` lines and the `commit` that follow apply.sh; nothing else may stand there."""
+    files: dict[str, tuple[str, int]] = {}
+    discarded: list[str] = []
+    rest = tail
+    while match := re.match(r"stage (\S+) ([0-7]+) <<'\.'\n([A-Za-z0-9+/=\n]*)\.\n|discard (\S+)\n", rest):
+        if match[1]:
+            files[shlex.split(match[1])[0]] = (base64.b64decode(match[3]).decode(), int(match[2], 8))
+        else:
+            discarded += shlex.split(match[4])
+        rest = rest[match.end() :]
+    assert rest == "commit\n", rest
+    return files, discarded
+
+
+def _read_conf(text: str) -> tuple[dict[str, str], dict[str, FakePeer]]:
+    """Read a wg-quick file: (settings of the interface, peers by key)."""
+    head, *sections = text.split("[Peer]\n")
+    settings = dict(re.findall(r"^(\w+) = (.*)$", head, re.MULTILINE))
+    peers = {}
+    for section in sections:
+        values = dict(re.findall(r"^(\w+) = (.*)$", section, re.MULTILINE))
+        peers[values["PublicKey"]] = FakePeer(
+            allowed_ips=[text for text in values.get("AllowedIPs", "").split(", ") if text],
+            endpoint=values.get("Endpoint", "(none)"),
+            keepalive=values.get("PersistentKeepalive", "off"),
+        )
+    assert len(peers) == len(sections), "two peers have one key"
+    return settings, peers
+
+
+def _read_chains(text: str) -> dict[tuple[str, str], list[str]]:
+    chains: dict[tuple[str, str], list[str]] = {}
+    table = ""
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+        elif line.startswith(":"):
+            chains[table, line[1:].split()[0]] = []
+        elif line.startswith("-A"):
+            chains[table, line.split()[1]].append(line)
+    return chains
+
+
+# --- the fleet ----------------------------------------------------------------------------------------------------
+
+
+class FakeRemote:
+    """What isthmus.remote.Remote is to a real host."""
+
+    def __init__(self, host: FakeHost, fleet: FakeFleet) -> None:
+        self.name = host.name
+        self._host = host
+        self._fleet = fleet
+
+    def run(self, script: str, *, timeout: float = 60, stdin: bytes = b"") -> str:
+        assert timeout > 0
+        assert stdin == b""
+        self._fleet.connect_to(self.name)
+        self._fleet.scripts.append(script)
+        try:
+            name, output = self._host.run(script)
+        except ScriptError as error:
+            words = "the connection broke" if error.status is None else f"status {error.status}: {error}"
+            raise CommandError(self.name, f"{script.splitlines()[0].lstrip('# ')}: {words}", error.status) from None
+        self._fleet.calls.append((self.name, name))
+        return output
+
+
+class FakeFleet:
+    """What isthmus.remote.Fleet is to real hosts: bare ones for a whole inventory, or those of an earlier fleet."""
+
+    def __init__(self, inventory: Inventory, earlier: FakeFleet | None = None) -> None:
+        self.inventory = inventory
+        self.clock = earlier.clock if earlier else Clock()
+        known = earlier.hosts if earlier else {}
+        self.hosts = {name: known.get(name) or self._new_host(name) for name in inventory.hosts}
+        self.calls: list[tuple[str, str]] = []
+        """(host, script) of everything that was run to its end."""
+        self.scripts: list[str] = []
+        self._connected: set[str] = set()
+        self._failed: dict[str, UnreachableError] = {}
+
+    def _new_host(self, name: str) -> FakeHost:
+        host = self.inventory.hosts[name]
+        subnet = self.inventory.sites[host.site].subnet
+        return FakeHost(name, f"{host.address}/{subnet.prefixlen}", self.clock, self.inventory.mesh.interface)
+
+    def __enter__(self) -> FakeFleet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getitem__(self, name: str) -> FakeHost:
+        return self.hosts[name]
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self.hosts.values()))
+
+    def ran(self, *scripts: str) -> list[str]:
+        """Return the hosts where one of these scripts was run, in order."""
+        return [host for host, script in self.calls if script in scripts]
+
+    def connect(self, hosts: Iterable[str]) -> None:
+        assert set(hosts) <= self.hosts.keys()
+
+    def connect_to(self, name: str) -> None:
+        """Raise UnreachableError as a real fleet does: a host without public address lies behind its gateway."""
+        if name in self._connected:
+            return
+        if name in self._failed:
+            raise self._failed[name]
+        host = self.inventory.hosts[name]
+        gateway = self.inventory.sites[host.site].gateway
+        fake = self.hosts[name]
+        error = None
+        if host.public is None and name != gateway:
+            try:
+                self.connect_to(gateway)
+            except UnreachableError as behind:
+                error = UnreachableError(name, f"its gateway {gateway} cannot be reached: {behind.message}", gateway)
+        if error is None and fake.cut_off_by_change and fake.transaction:
+            error = UnreachableError(name, "no answer within 10 s")
+        if error is None and fake.unreachable:
+            error = UnreachableError(name, fake.unreachable)
+        if error:
+            self._failed[name] = error
+            raise error
+        self._connected.add(name)
+
+    def each(
+        self,
+        hosts: Iterable[str],
+        function: Callable[[Any], Any],
+        on_done: Callable[[str, Any], None] | None = None,
+    ) -> dict[str, Any]:
+        results: dict[str, Any] = {}
+        for name in dict.fromkeys(hosts):
+            try:
+                results[name] = function(FakeRemote(self.hosts[name], self))
+            except HostError as error:
+                results[name] = error
+            if on_done:
+                on_done(name, results[name])
+        return results
+
+    def reconnect(self, hosts: Iterable[str]) -> None:
+        for name in list(hosts):
+            self._connected.discard(name)
+            gateway = self.inventory.sites[self.inventory.hosts[name].site].gateway
+            self._failed.pop(name, None)
+            self._failed.pop(gateway, None)
+
+    def close(self) -> None:
+        self._connected.clear()
