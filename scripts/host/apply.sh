@@ -125,13 +125,16 @@ if [ "$was_up" = no ] || [ ! -e "old$conf" ]; then
     ip link show dev "$interface" >/dev/null 2>&1 && ip link del dev "$interface"
     systemctl reset-failed "wg-quick@$interface" 2>/dev/null
 fi
+# A full disk may be why this runs: make room first; where even that does not suffice, the old file follows the new one.
+rm -rf new
+while read -r path; do rm -f "$path.isthmus-new"; done <all
 while read -r path; do
-    if [ -e "old$path" ]; then
-        cp -p "old$path" "$path.isthmus-old" && mv -f "$path.isthmus-old" "$path"
-    else
+    if [ ! -e "old$path" ]; then
         rm -f "$path"
+    elif ! { cp -p "old$path" "$path.isthmus-old" && mv -f "$path.isthmus-old" "$path"; }; then
+        rm -f "$path.isthmus-old"
+        cp -p --remove-destination "old$path" "$path"
     fi
-    rm -f "$path.isthmus-new"
 done <all
 while read -r name value; do echo "$value" >"/proc/sys/$name"; done <sysctls
 if [ "$was_up" = yes ] && [ -e "old$conf" ]; then ./program sync "$interface" 9>&-; fi
