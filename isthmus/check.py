@@ -15,6 +15,8 @@ from isthmus.remote import Fleet, Remote
 PING_COUNT = 3
 ANSWER_S = 6
 """Seconds to wait for an answer: a lost WireGuard handshake is tried again after 5 s (REKEY_TIMEOUT)."""
+SPARE_S = 30
+"""What starting a ping to each of hundreds of hosts may take."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ class PingReport:
         return tuple(pair for pair in self.pairs if not pair.delivered)
 
 
+def _round_trips(told: str) -> dict[str, float | None]:
+    """Read what reach.sh prints: `NAME MILLISECONDS`, or `NAME -`."""
+    answers = [line.split() for line in told.splitlines()]
+    return {name: None if rtt == "-" else float(rtt) for name, rtt in answers}
+
+
 def ping(
     fleet: Fleet,
     inventory: Inventory,
@@ -64,9 +72,13 @@ def ping(
         targets = [(host.name, host.address, "-") for host in inventory.hosts.values() if host.name != remote.name]
         targets += [(r.name, r.address, str(r.port or "-")) for r in inventory.resources.values()]
         script += "".join(f"to {shlex.quote(name)} {address} {port}\n" for name, address, port in targets)
-        answers = dict(line.split() for line in remote.run(f"{script}wait\n", timeout=60).splitlines())
-        rtts = {name: answers.get(name, "-") for name, _, _ in targets}
-        return tuple(Pair(remote.name, name, None if rtt == "-" else float(rtt)) for name, rtt in rtts.items())
+        # ping goes on until all are answered, or `count` seconds after the last could have been.
+        told = remote.run(f"{script}wait\n", timeout=ANSWER_S + count + SPARE_S)
+        try:
+            rtts = _round_trips(told)
+        except ValueError as error:
+            raise HostError(remote.name, f"reach: the answer makes no sense: {error}") from None
+        return tuple(Pair(remote.name, name, rtts.get(name)) for name, _, _ in targets)
 
     results = fleet.each(sources, measure, on_done=lambda host, _result: progress(host, "measured"))
     for name in sources:
