@@ -7,7 +7,7 @@ from pathlib import Path
 from isthmus.compile import compile_mesh
 from isthmus.errors import UsageError
 from isthmus.model import Inventory
-from isthmus.render import HEADER, render_mesh
+from isthmus.render import HEADER, PROGRAM, render_mesh
 from isthmus.verify import machines_of, require
 
 
@@ -25,8 +25,8 @@ def export(inventory: Inventory, folder: Path) -> int:
         for path, file in rendered.items()
     }
     try:
-        for path in folder.glob("*/etc/**/*"):
-            if path.is_file() and path not in files and path.read_text(errors="replace").startswith(HEADER):
+        for path in [*folder.glob("*/etc/**/*"), *folder.glob(f"*{PROGRAM}")]:
+            if path.is_file() and path not in files and _is_ours(path):
                 path.unlink()
         for path, file in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,3 +35,9 @@ def export(inventory: Inventory, folder: Path) -> int:
     except OSError as error:
         raise UsageError(f"--out: cannot write {error.filename}: {error.strerror}") from None
     return len(files)
+
+
+def _is_ours(path: Path) -> bool:
+    """The program says so in its second line: the first is the shell's."""
+    first, _, rest = path.read_text(encoding="utf-8", errors="replace").partition("\n")
+    return first == HEADER or (first.startswith("#!") and "Written by Isthmus" in rest.partition("\n")[0])
