@@ -128,6 +128,7 @@ def status_json(report: Report, names: Mapping[str, str]) -> dict[str, Any]:
 
 def status_table(report: Report, names: Mapping[str, str]) -> Table:
     """Return a table: a row a host and peer."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -139,7 +140,7 @@ def status_table(report: Report, names: Mapping[str, str]) -> Table:
             table.add_row(*((name, _state(facts)) if number == 0 else ("", "")), *row, _drift(report, name, number))
     for name, error in report.failures.items():
         if name not in report.facts:
-            table.add_row(name, "[red]failed[/red]", "–", "", "", "", error.message.splitlines()[0])
+            table.add_row(name, "[red]failed[/red]", "–", "", "", "", escape(error.message.partition("\n")[0]))
     return table
 
 
@@ -257,7 +258,8 @@ def paths_text(report: PathReport) -> str:
         if pair.kept:
             lines.append(f"{ends:{width}}  {pair.walk.path}")
         else:
-            lines.append(f"{ends:{width}}  BROKEN: {pair.walk.outcome.value}; promised is {pair.promised}")
+            found = f"takes {pair.walk.path}" if pair.walk.delivered else pair.walk.outcome.value
+            lines.append(f"{ends:{width}}  BROKEN: {found}; promised is {pair.promised}")
     lines += [str(broken) for broken in report.broken]
     return "\n".join(lines)
 
