@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json as json_format
+import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +28,17 @@ FILE = {"file": "the inventory, instead of $ISTHMUS_HOSTS or hosts.toml"}
 JSON = {"json": "print JSON"}
 DEBUG = {"debug": "show every script that is run on a host, and how long it took"}
 ONLY = {"only": "only these hosts, separated by commas"}
+
+_PASSWORD = re.compile(r"""('password': )('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
+
+
+def _hide_password(record: logging.LogRecord) -> bool:
+    """Mask the sudo password in Invoke's own debug log (`inv --debug …`), which shows its whole configuration."""
+    record.msg, record.args = _PASSWORD.sub(r"\1'***'", record.getMessage()), ()
+    return True
+
+
+logging.getLogger("invoke").addFilter(_hide_password)
 
 
 def command(body: Callable[..., int]) -> Callable[..., None]:
@@ -117,9 +130,9 @@ def render(c: Any, out: str = "rendered", file: str | None = None) -> int:
 @command
 def plan(c: Any, file: str | None = None, only: str | None = None, json: bool = False, debug: bool = False) -> int:
     """Show what mesh.up would change, host by host, as a diff; exit 4 if anything, 0 if nothing."""
-    from isthmus.apply import mesh_plan
     from isthmus.progress import shown_progress
     from isthmus.report import coloured_diff, plan_json, plan_text
+    from isthmus.survey import mesh_plan
 
     inventory = _inventory(file)
     with _fleet(c, inventory, debug) as fleet, shown_progress("observing", plain=False) as progress:
@@ -195,9 +208,9 @@ def _check_after(fleet: Fleet, inventory: Inventory, report: Any) -> tuple[Any, 
 @command
 def status(c: Any, file: str | None = None, only: str | None = None, json: bool = False, debug: bool = False) -> int:
     """Show what runs on each host: interface, peers, handshakes, bytes, and drift from the plan."""
-    from isthmus.apply import known_keys, mesh_plan
     from isthmus.progress import shown_progress
     from isthmus.report import status_json, status_table
+    from isthmus.survey import known_keys, mesh_plan
 
     inventory = _inventory(file)
     with _fleet(c, inventory, debug) as fleet, shown_progress("observing", plain=False) as progress:

@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from isthmus.apply import Progress
 from isthmus.errors import HostError
 from isthmus.host_scripts import host_script
 from isthmus.model import Inventory
 from isthmus.remote import Fleet, Remote
+from isthmus.survey import Progress
 
 PING_COUNT = 3
 ANSWER_S = 6

@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import permutations
 
-from isthmus.apply import Progress, foreign_of, known_keys, observe
 from isthmus.errors import HostError
 from isthmus.model import Inventory, Peer
 from isthmus.observe import Facts
 from isthmus.remote import Fleet
+from isthmus.survey import Progress, foreign_of, known_keys, observe
 from isthmus.verify import BrokenPromise, Machine, Path, Tracer, Walk, promised_path, verify
 
 

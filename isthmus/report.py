@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from isthmus.apply import Report
 from isthmus.check import PingReport
 from isthmus.errors import HostError, HostKeyError, UnreachableError
 from isthmus.observe import Facts
 from isthmus.paths import PathReport
 from isthmus.plan import Change, HostPlan
+from isthmus.survey import Report
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,10 +10,11 @@ from fake_host import FakeFleet, FakeHost, FakePeer, Running, ScriptError
 from hypothesis import given, settings
 from strategies import inventories
 
-from isthmus.apply import Report, known_keys, mesh_down, mesh_plan, mesh_up
+from isthmus.apply import mesh_down, mesh_up
 from isthmus.errors import BrokenPromiseError, UnreachableError, UnsupportedError
 from isthmus.inventory import parse_inventory
 from isthmus.model import Inventory
+from isthmus.survey import Report, known_keys, mesh_plan
 
 ARTICLE = (Path(__file__).parent.parent / "hosts.toml").read_text(encoding="utf-8")
 N4 = '\n[hosts.n4]\nsite = "nanjing"\naddress = "172.16.0.4"\n'
@@ -54,7 +55,7 @@ def meshed(fleet: FakeFleet) -> FakeFleet:
 
 @pytest.fixture(autouse=True)
 def nobody_waits_for_real(fleet: FakeFleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("isthmus.apply.time", fleet.clock)
+    monkeypatch.setattr("isthmus.survey.time", fleet.clock)
 
 
 def up(fleet: FakeFleet, only: list[str] | None = None, undo_after: int = 60) -> Report:

@@ -18,6 +18,7 @@ LAYERS = [
     {"report", "progress"},
     {"check", "paths", "lab"},
     {"apply", "export", "trust"},
+    {"survey"},
     {"remote"},
     # Everything below has no I/O, no clock and no randomness.
     {"host_scripts"},
