@@ -23,13 +23,11 @@ def shown_progress(what: str, *, plain: bool = True) -> Iterator[Callable[[str, 
 
         yield tell
         return
-    from rich.markup import escape
-
     with _bar() as bar:
         row = bar.add_task(what, total=None)
 
         def show(host: str, event: str) -> None:
-            bar.update(row, description=f"{what}: {host} {escape(event.splitlines()[0] if event else '')}")
+            bar.update(row, description=f"{what}: {host} {event.splitlines()[0] if event else ''}")
 
         yield show
 
@@ -54,5 +52,7 @@ def _bar() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(pulse_style="cyan"), TimeElapsedColumn())
+    # No markup: what hosts say is in it.
+    text = TextColumn("{task.description}", markup=False)
+    columns = (SpinnerColumn(), text, BarColumn(pulse_style="cyan"), TimeElapsedColumn())
     return Progress(*columns, console=Console(stderr=True), transient=True)
