@@ -444,6 +444,7 @@ class FakeRemote:
         assert stdin == b""
         self._fleet.connect_to(self.name)
         self._fleet.scripts.append(script)
+        self._fleet.timeouts.append(timeout)
         try:
             name, output = self._host.run(script)
         except ScriptError as error:
@@ -464,6 +465,7 @@ class FakeFleet:
         self.calls: list[tuple[str, str]] = []
         """(host, script) of everything that was run to its end."""
         self.scripts: list[str] = []
+        self.timeouts: list[float] = []
         self._connected: set[str] = set()
         self._failed: dict[str, UnreachableError] = {}
 
