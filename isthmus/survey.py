@@ -15,7 +15,7 @@ from isthmus.model import LOCAL_TABLE, HostConfig, Inventory, Route
 from isthmus.observe import OURS, PUBLIC_KEY, Facts, parse_probe
 from isthmus.plan import HostPlan, objections, plan_host
 from isthmus.remote import Fleet, Remote
-from isthmus.render import File, render_host
+from isthmus.render import File, render_mesh
 from isthmus.verify import machines_of, require
 
 PROBE_TIMEOUT_S = 30
@@ -150,6 +150,8 @@ def _taken_over(route: Route, subnet: IPv4Network) -> bool:
 
 
 def _without_unknown(config: HostConfig, keys: Mapping[str, str]) -> HostConfig:
+    if all(peer.host in keys for peer in config.peers):
+        return config  # the very same: what hosts of a site share is rendered once
     return replace(config, peers=tuple(peer for peer in config.peers if peer.host in keys))
 
 
@@ -166,11 +168,9 @@ def wanted_of(
 ) -> dict[str, Wanted]:
     """Render every host; keys of hosts in `expected` are about to be made and have a placeholder until then."""
     known = {**keys, **{name: f"KEY-{name}" for name in expected if name not in keys}}
-    wanted = {}
-    for name, config in configs.items():
-        complete = _without_unknown(config, known)
-        wanted[name] = Wanted(complete, render_host(complete, known))
-    return wanted
+    complete = {name: _without_unknown(config, known) for name, config in configs.items()}
+    files = render_mesh(complete, known)
+    return {name: Wanted(config, files[name]) for name, config in complete.items()}
 
 
 # --- plan ---------------------------------------------------------------------------------------------------------
@@ -189,7 +189,10 @@ def mesh_plan(
     run's unconfirmed change (0: a held host is a note).
     """
     report = Report(inventory)
+    # While the hosts answer, whatever does not need their answers: this is most of what a run with nothing to do costs.
+    fleet.connect(inventory.hosts)
     configs = compile_mesh(inventory)
+    render_mesh(configs, {}, placeholders=True)  # compiles the templates
     found = observe(fleet, inventory, list(inventory.hosts), progress)
     if wait:
         asked_for = {name: result for name, result in found.items() if only is None or name in only}
