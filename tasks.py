@@ -166,14 +166,15 @@ def up(
     undo_after: int = 60,
 ) -> int:
     """Bring every host to what the inventory says: install, make keys, verify, apply, start, check."""
-    from isthmus.apply import mesh_up
-    from isthmus.progress import shown_progress
-
     inventory = _inventory(file)
     chosen = _chosen(inventory, only)
     if not 5 <= undo_after <= 3600:
         raise UsageError(f"--undo-after: found {undo_after}, expected 5 to 3600 seconds")
     with _fleet(c, inventory, debug) as fleet:
+        fleet.connect(inventory.hosts)  # meanwhile the modules below are imported: a third of what is left
+        from isthmus.apply import mesh_up
+        from isthmus.progress import shown_progress
+
         with shown_progress("mesh.up", plain=not json) as progress:
             report = mesh_up(inventory, fleet, chosen, undo_after, progress)
         broken = _check_after(fleet, inventory, report) if report.changed else ()
