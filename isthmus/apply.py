@@ -19,6 +19,7 @@ from isthmus.model import Inventory
 from isthmus.observe import PUBLIC_KEY, Facts
 from isthmus.plan import PACKAGES, objections, plan_host
 from isthmus.remote import Fleet, Remote
+from isthmus.render import PROGRAM
 from isthmus.survey import (
     PROBE_TIMEOUT_S,
     UNDO_TIMEOUT_S,
@@ -174,6 +175,10 @@ def mesh_down(
         if foreign:
             raise HostError(remote.name, "; ".join(foreign))
         ours = bool(facts.files or facts.program_sha256 or (forget_keys and facts.public_key))
+        if facts.files and facts.program_sha256 is None:
+            raise HostError(
+                remote.name, f"{PROGRAM} is missing and nothing else can take the mesh off: run mesh.up first"
+            )
         if ours:
             remote.run(script, timeout=APPLY_TIMEOUT_S)
         return ours

@@ -583,6 +583,18 @@ def test_down_can_forget_the_keys_of_some_hosts(meshed: FakeFleet) -> None:
     assert meshed["n1"].state.running
 
 
+def test_down_does_not_leave_a_mesh_running_that_nothing_could_take_off_later(meshed: FakeFleet) -> None:
+    del meshed["n2"].state.files["/usr/local/sbin/isthmus"]
+    report = down(meshed)
+    assert messages(report) == {
+        "n2": "/usr/local/sbin/isthmus is missing and nothing else can take the mesh off: run mesh.up first"
+    }
+    assert meshed["n2"].state.running
+    assert up(meshed).failures == {}
+    assert down(meshed).failures == {}
+    assert meshed["n2"].state.running is None
+
+
 def test_down_tells_hosts_it_could_not_reach(meshed: FakeFleet) -> None:
     meshed["n1"].unreachable = "connection refused"
     meshed.reconnect(meshed.hosts)

@@ -217,6 +217,15 @@ def test_leave_takes_off_everything_but_the_key_and_puts_the_sysctls_back(bare: 
     assert bare.run("ls /etc/wireguard") == ""
 
 
+def test_leave_needs_no_x_bit_on_the_program(bare: NamespaceHost) -> None:
+    before = bare.state()
+    bare.run(applying(planned(bare)))
+    bare.run(confirming())
+    bare.run("chmod 644 /usr/local/sbin/isthmus")
+    bare.run(host_script("leave", interface="wg0", forget_keys="no"))
+    assert bare.state() == before
+
+
 def test_leave_also_ends_an_unconfirmed_change(bare: NamespaceHost) -> None:
     before = bare.state()
     bare.run(applying(planned(bare)))

@@ -7,10 +7,10 @@ if [ -d /var/lib/isthmus/transaction ]; then
     systemctl stop isthmus-undo.timer 2>/dev/null || true
     rm -rf /var/lib/isthmus/transaction
 fi
-if [ -x /usr/local/sbin/isthmus ]; then
+if [ -e /usr/local/sbin/isthmus ]; then
     systemctl disable --now "wg-quick@$interface" 9>&- >/dev/null 2>&1 || true
     # Once more by hand: a unit that was stopped or had failed runs no PreDown.
-    /usr/local/sbin/isthmus down "$interface"
+    sh /usr/local/sbin/isthmus down "$interface"
     ip link show dev "$interface" >/dev/null 2>&1 && ip link del dev "$interface"
     systemctl reset-failed "wg-quick@$interface" 2>/dev/null || true
 fi
