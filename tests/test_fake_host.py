@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_host import FakeFleet, FakeHost, public_half
+from fake_host import FakeFleet, FakeHost, FakeRemote, public_half
 
 from isthmus.compile import compile_mesh
 from isthmus.host_scripts import apply_script, host_script
 from isthmus.inventory import load_inventory
 from isthmus.observe import Facts, parse_probe
 from isthmus.plan import plan_host
+from isthmus.remote import Fleet, Remote
 from isthmus.render import render_host
 
 TESTS = Path(__file__).parent
@@ -90,6 +92,18 @@ def test_a_held_fake_host_is_a_held_host_until_its_timer_fires() -> None:
     assert str(host) != before
     host.clock.sleep(60)
     assert str(host).replace(", ".join(sorted(host.packages)), "no packages").replace(KEYS["n3"], "none") == before
+
+
+@pytest.mark.parametrize(
+    ("fake", "real", "names"),
+    [(FakeFleet, Fleet, ["each", "reconnect", "connect", "close"]), (FakeRemote, Remote, ["run"])],
+)
+def test_a_fake_is_called_as_the_real_one_is(fake: type, real: type, names: list[str]) -> None:
+    for name in names:
+        own, original = (inspect.signature(getattr(one, name)).parameters for one in (fake, real))
+        assert [(p.name, p.kind, p.default) for p in own.values()] == [
+            (p.name, p.kind, p.default) for p in original.values()
+        ], name
 
 
 def test_a_script_nobody_knows_fails_the_test() -> None:

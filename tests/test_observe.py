@@ -297,6 +297,11 @@ def test_an_answer_cut_off_anywhere_is_an_error(name: str) -> None:
         assert complaint(text[:length]).startswith("the probe's answer is cut off: no "), text[:length][-40:]
 
 
+@pytest.mark.parametrize("name", ["system", "addresses", "routes", "rules", "firewall", "sysctls", "unit", "end"])
+def test_an_answer_without_a_section_that_every_host_has_is_cut_off(name: str) -> None:
+    assert complaint(TEXTS["gateway"].replace(f"@@ {name}\n", "")) == f"the probe's answer is cut off: no {name}"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
