@@ -410,14 +410,17 @@ def test_a_server_that_hangs_after_its_banner_is_a_clear_line(bench: Bench) -> N
 
         def greet() -> None:
             connection, _ = silent.accept()
-            connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
-            time.sleep(3)
-            connection.close()
+            with connection:
+                connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+                while connection.recv(4096):
+                    pass
 
-        threading.Thread(target=greet, daemon=True).start()
+        greeter = threading.Thread(target=greet)
+        greeter.start()
         port = silent.getsockname()[1]
         with bench.fleet(inventory_of({"n1": ("127.0.0.1", port)}), connect_timeout=0.5) as fleet:
             error = failure(fleet, "n1")
+        greeter.join()
     assert str(error) == f"n1: 127.0.0.1:{port} takes connections, but no SSH server answers within 0.5 s"
 
 
@@ -429,21 +432,25 @@ def test_a_connection_that_is_reset_is_tried_again(bench: Bench, n1: Sshd) -> No
             for _ in range(2):
                 proxy.accept()[0].close()
             near, _ = proxy.accept()
-            far = socket.create_connection((n1.address, n1.port))
-            threading.Thread(target=copy, args=(near, far), daemon=True).start()
-            copy(far, near)
+            with near, socket.create_connection((n1.address, n1.port)) as far:
+                up = threading.Thread(target=copy, args=(near, far))
+                up.start()
+                copy(far, near)
+                up.join()
 
         def copy(source: socket.socket, target: socket.socket) -> None:
             while data := source.recv(65536):
                 target.sendall(data)
-            target.close()
+            target.shutdown(socket.SHUT_WR)
 
-        threading.Thread(target=pass_on_the_third, daemon=True).start()
+        passing = threading.Thread(target=pass_on_the_third)
+        passing.start()
         port = proxy.getsockname()[1]
         known = bench.folder / "proxy_known_hosts"
         known.write_text(f"[127.0.0.1]:{port} {n1.public_key()}\n")
         with bench.fleet(inventory_of({"n1": ("127.0.0.1", port)}), known_hosts=known) as fleet:
             assert run(fleet, "echo third time") == "third time\n"
+        passing.join()
 
 
 def test_a_refused_login_names_the_user_and_what_was_tried(bench: Bench, n1: Sshd) -> None:

@@ -155,6 +155,7 @@ class Link:
     def _log_in(self, deadline: float) -> fabric.Connection:
         started = time.monotonic()
         way, settings = self.way, self._settings
+        sock = self._socket(deadline)
         connection = fabric.Connection(
             way.looked_up,
             user=way.user,
@@ -162,7 +163,7 @@ class Link:
             config=settings.config.clone(),  # Fabric writes into it, and while it does nobody else can read it
             gateway=False,  # jumps are made by us: Fabric's would believe any host key
             connect_kwargs={
-                "sock": self._socket(deadline),
+                "sock": sock,
                 "transport_factory": self._transport,
                 "timeout": deadline - time.monotonic(),
                 "auth_timeout": settings.connect_timeout,
@@ -175,6 +176,7 @@ class Link:
             connection.open()
         except Exception as error:
             connection.client.close()
+            sock.close()  # Paramiko leaves it open when the transport had not begun
             raise self._explained(error, deadline) from None
         connection.transport.set_keepalive(KEEPALIVE_S)
         elapsed = time.monotonic() - started
@@ -241,9 +243,9 @@ class Link:
             text = f"not reached: the connection to its {self.way.via_role} {name} broke ({error or 'closed'})"
             raise UnreachableError(self.way.name, text, gateway=name) from None
 
-    def _transport(self, sock: Any, disabled_algorithms: Any = None) -> paramiko.Transport:
+    def _transport(self, sock: Any, **paramikos: Any) -> paramiko.Transport:
         """Return a transport that asks for the kinds of host key we know first, as ssh(1) does."""
-        transport = paramiko.Transport(sock, disabled_algorithms=disabled_algorithms)
+        transport = paramiko.Transport(sock, **paramikos)  # version 4 gives more of them than 5
         transport.handshake_timeout = self._settings.connect_timeout
         transport.banner_timeout = self._settings.connect_timeout
         known = {key.type for key in self._settings.known_hosts.keys(self.way.key_name)}
