@@ -37,6 +37,8 @@ APT_WAIT_S = 300
 """How long a host's package manager may be busy with something else (a cloud image upgrades itself at first boot)."""
 PREPARE_TIMEOUT_S = 900
 APPLY_TIMEOUT_S = 120
+CONFIRM_S = 20
+"""What is kept of the time until the undo for confirming: a host that hangs must not make the others run out of it."""
 UNDO_AFTER_S = 60
 """Default of the undo timer: longer than applying and reconnecting take on a bad line, short enough to wait for."""
 UNDO_GRACE_S = 30
@@ -116,12 +118,15 @@ def _apply_and_confirm(
 
     def carry_out(remote: Remote) -> str:
         script = apply_script(report.plans[remote.name], interface=interface, owner=owner, undo_after=undo_after)
-        return remote.run(script, timeout=APPLY_TIMEOUT_S)
+        return remote.run(script, timeout=min(APPLY_TIMEOUT_S, max(undo_after / 2, undo_after - CONFIRM_S)))
 
     def confirm(remote: Remote) -> Facts:
         """On a fresh connection: the host must have nothing left to do; else it is undone now, not in a minute."""
         facts = probe(remote, interface)
         plan = report.plans[remote.name]
+        if facts.transaction != owner:
+            text = f"the change was undone before it was confirmed: more than {undo_after} s passed; see --undo-after"
+            raise HostError(plan.host, text)
         left = plan_host(wanted[remote.name].config, wanted[remote.name].files, keys, facts)
         if left:
             remote.run(host_script("undo", owner=owner), timeout=UNDO_TIMEOUT_S)

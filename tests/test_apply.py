@@ -381,6 +381,23 @@ def test_a_change_that_did_not_take_is_undone_at_once(meshed: FakeFleet) -> None
     assert report.changed == ("n4",)
 
 
+def test_a_run_that_is_slower_than_its_undo_timer_is_told_so(meshed: FakeFleet) -> None:
+    fleet = FakeFleet(article(("listen_port = 51820", "listen_port = 51999")), meshed)
+    before = str(fleet["n2"])
+    fleet["n2"].after["apply"] = lambda: fleet.clock.sleep(30)
+    report = up(fleet, undo_after=30)
+    text = "the change was undone before it was confirmed: more than 30 s passed; see --undo-after"
+    assert messages(report)["n2"] == text
+    assert str(fleet["n2"]) == before
+
+
+@pytest.mark.parametrize(("undo_after", "seconds"), [(5, 2.5), (60, 40), (3600, 120)])
+def test_a_host_that_hangs_leaves_the_others_time_to_be_confirmed(undo_after: int, seconds: float) -> None:
+    fleet = FakeFleet(article())
+    up(fleet, undo_after=undo_after)
+    assert seconds in fleet.timeouts
+
+
 def test_a_confirmation_that_comes_too_late_is_a_failure_and_the_host_is_as_before(meshed: FakeFleet) -> None:
     fleet = FakeFleet(article(("listen_port = 51820", "listen_port = 51999")), meshed)
     before = str(fleet["n2"])
