@@ -18,10 +18,11 @@ from pathlib import Path
 
 import fabric
 import pytest
+from paramiko import PKey
 from sshd import Bench, Sshd, free_port, inventory_of, make_key, needs_sshd
 
 from isthmus.errors import CommandError, HostError, HostKeyError, IsthmusError, UnreachableError
-from isthmus.remote import Fleet, Remote, shell
+from isthmus.remote import Fleet, Remote, login, shell
 from isthmus.remote.connection import open_session
 
 pytestmark = needs_sshd
@@ -469,6 +470,14 @@ def test_a_refused_login_names_the_user_and_what_was_tried(bench: Bench, n1: Ssh
         f"n1: login as root at 127.0.0.1:{n1.port} failed: refused {other}; "
         f"{locked} is encrypted: add it to ssh-agent; /nowhere/id does not exist"
     )
+
+
+def test_a_key_file_is_read_once_for_all_hosts(bench: Bench, n1: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    monkeypatch.setattr(login, "_read_key", lambda path: read.append(path) or PKey.from_path(path))
+    with bench.fleet(inventory_of({"a": n1, "b": n1, "c": n1})) as fleet:
+        assert fleet.each("abc", lambda remote: remote.run("echo in")) == dict.fromkeys("abc", "in\n")
+    assert read == [str(bench.folder / "id")]
 
 
 @pytest.fixture
