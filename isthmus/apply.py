@@ -124,9 +124,7 @@ def _apply_and_confirm(
         """On a fresh connection: the host must have nothing left to do; else it is undone now, not in a minute."""
         facts = probe(remote, interface)
         plan = report.plans[remote.name]
-        if facts.transaction != owner:
-            text = f"the change was undone before it was confirmed: more than {undo_after} s passed; see --undo-after"
-            raise HostError(plan.host, text)
+        _require_armed(facts, owner, undo_after)
         left = plan_host(wanted[remote.name].config, wanted[remote.name].files, keys, facts)
         if left:
             remote.run(host_script("undo", owner=owner), timeout=UNDO_TIMEOUT_S)
@@ -155,6 +153,13 @@ def _apply_and_confirm(
             report.failures[name] = result
         elif isinstance(result, Facts):
             report.facts[name] = result
+
+
+def _require_armed(facts: Facts, owner: str, undo_after: int) -> None:
+    """Raise HostError when our transaction is no longer there: its timer was faster than we are."""
+    if facts.transaction != owner:
+        text = f"the change was undone before it was confirmed: more than {undo_after} s passed; see --undo-after"
+        raise HostError(facts.host, text)
 
 
 # --- down ---------------------------------------------------------------------------------------------------------
