@@ -103,9 +103,9 @@ def _console() -> Any:
 
 
 def _say_failures(failures: Any, notes: tuple[str, ...] = ()) -> None:
-    from isthmus.report import failures_text
-
     if failures:
+        from isthmus.report import failures_text
+
         print(failures_text(failures), file=sys.stderr)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)

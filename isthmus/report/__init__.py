@@ -1,0 +1,37 @@
+"""What a user sees of a run: reports as text, tables and JSON values. No decisions here.
+
+Plain text needs no library, so that a run with nothing to do starts fast; tables and colours are rich's.
+"""
+
+from isthmus.report.failures import failures_json, failures_text
+from isthmus.report.host_keys import trust_json, trust_text
+from isthmus.report.lab import lab_json, lab_table, sent_json, sent_text
+from isthmus.report.paths import paths_json, paths_text
+from isthmus.report.pings import ping_json, ping_table
+from isthmus.report.plans import change_json, coloured_diff, plan_json, plan_text
+from isthmus.report.status import STALE_HANDSHAKE_S, status_json, status_table
+from isthmus.report.words import counted, data_size
+
+__all__ = [
+    "STALE_HANDSHAKE_S",
+    "change_json",
+    "coloured_diff",
+    "counted",
+    "data_size",
+    "failures_json",
+    "failures_text",
+    "lab_json",
+    "lab_table",
+    "paths_json",
+    "paths_text",
+    "ping_json",
+    "ping_table",
+    "plan_json",
+    "plan_text",
+    "sent_json",
+    "sent_text",
+    "status_json",
+    "status_table",
+    "trust_json",
+    "trust_text",
+]
