@@ -76,6 +76,7 @@ def _parts(options: argparse.Namespace, folder: Path) -> list[tuple[str, Callabl
 
 def _done(name: str, part: Callable[[Results], None], results: Results) -> bool:
     """Measure one part; a part that fails says why, and the others go on."""
+    print(f"measuring: {name}", file=sys.stderr, flush=True)
     try:
         part(results)
     except (BenchError, IsthmusError) as error:
@@ -96,9 +97,11 @@ def _machine(results: Results) -> None:
     command = ("git", "-C", str(rivals.ROOT), "describe", "--always", "--dirty", "--abbrev=12")
     described = subprocess.run(command, capture_output=True, text=True, check=False)
     results.put("commit", described.stdout.strip() or "unknown")
+    load = os.getloadavg()[0]
+    busy = "; BUSY: do not quote these numbers" if load > cores / 2 else ""
     print(
-        f"{cores} cores, {memory:.0f} GB, Linux {platform.release()}, Python {platform.python_version()}, "
-        f"load {os.getloadavg()[0]:.1f} before the first measurement"
+        f"{cores} cores, {memory:.0f} GB, Linux {platform.release()}, Python {platform.python_version()}; "
+        f"load {load:.1f} before the first measurement{busy}"
     )
 
 
