@@ -175,7 +175,7 @@ def _facts(host: str, interface: str, sections: Mapping[str, list[str]]) -> Fact
         routes=tuple(route for route, _ in found_routes),
         our_routes=frozenset(route for route, ours in found_routes if ours and route.device == interface),
         rules=tuple(rule for rule, _ in found_rules),
-        our_rules=frozenset(rule for rule, ours in found_rules if ours),
+        our_rules=frozenset(rule for rule, ours in found_rules if ours and rule.iif == interface),
         firewall=firewall,
         policies=policies,
         sysctls=dict(_sysctl(line) for line in lines("sysctls")),

@@ -140,6 +140,19 @@ def test_of_many_routes_those_to_a_device_are_read() -> None:
     assert "net.ipv4.conf.eth0.100.rp_filter" in found.sysctls
 
 
+def test_ours_are_routes_and_rules_of_our_protocol_on_our_interface() -> None:
+    found = facts(
+        "gateway",
+        ("@@ rules\n", "@@ rules\n99:\tfrom all iif docker0 lookup 5182 proto 182\n98:\tfrom all iif wg0 lookup 77\n"),
+        ("@@ routes\n", "@@ routes\nunicast 10.1.0.0/16 dev docker0 table main proto 182 scope link \n"),
+        ("@@ routes\n", "@@ routes\nunicast 10.2.0.0/16 dev wg0 table main proto static scope link \n"),
+    )
+    assert found.our_rules == {Rule("wg0", 5182, 5182)}
+    assert found.our_routes == facts("gateway").our_routes
+    assert len(found.rules) == 3
+    assert len(found.routes) == len(facts("gateway").routes) + 2
+
+
 def test_an_unconfirmed_change_names_its_owner() -> None:
     assert facts("held").transaction == "ada@desk (0a1b2c3d)"
     assert facts("held", ("ada@desk (0a1b2c3d)\n", "")).transaction == "unknown"
