@@ -195,5 +195,5 @@ def _steady(text: str) -> Iterator[str]:
     for line in text.splitlines():
         if line.startswith(("#", "COMMIT")) or re.match(r":[A-Z]+ ACCEPT |\*", line):
             continue
-        line = re.sub(r"\[\d+:\d+\]|^\d+: ", "", line)
+        line = re.sub(r"\[\d+:\d+\]|^\d+: | \[detached\]", "", line)
         yield re.sub(r"(\d+\.\d+\.\d+\.\d+/\d+,?){2,}", lambda match: ",".join(sorted(match[0].split(","))), line)

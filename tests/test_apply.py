@@ -527,6 +527,7 @@ def test_dockers_bridge_inside_a_sites_subnet_stops_everything_before_anything_i
         ("unicast 0.0.0.0/1 via 10.8.0.1 dev tun0 table main ", False),
         ("unicast default via 172.16.0.254 dev eth0 table main ", False),
         ("unicast 172.0.0.0/8 via 172.16.0.254 dev eth0 table main ", False),
+        ("unicast 172.16.128.0/17 via 172.16.0.254 dev eth0 table main ", False),
     ],
 )
 def test_a_route_that_the_mesh_would_take_over_is_refused_and_a_wider_one_is_not(

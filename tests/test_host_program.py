@@ -221,6 +221,7 @@ FOREIGN = """
     ip route add unreachable 10.4.0.0/16 proto 182
     ip rule add iif docker0 lookup 5182 priority 5181
     ip rule add iif docker0 lookup 77 priority 5183 protocol 182
+    ip rule add iif wg0 lookup 77 priority 5184
     iptables -P FORWARD DROP
     iptables -N DOCKER-USER; iptables -A DOCKER-USER -s 10.0.0.0/8 -m comment --comment "not ISTHMUS-INPUT" -j RETURN
     iptables -A FORWARD -j DOCKER-USER; iptables -A FORWARD -o docker0 -j ACCEPT; iptables -A INPUT -p icmp -j ACCEPT

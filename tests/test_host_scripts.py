@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -168,6 +170,14 @@ def test_the_undo_of_a_live_change_is_live_too(meshed: NamespaceHost) -> None:
     assert not planned(meshed)
 
 
+def test_an_undo_that_has_to_start_the_mesh_again_arms_no_timer(meshed: NamespaceHost) -> None:
+    before = meshed.state()
+    meshed.run(applying(planned(meshed, BY_N2["n1"])))
+    meshed.run("rm /run/units/*.active; ip link del wg0")
+    meshed.run(host_script("undo", owner=""))
+    assert meshed.state() == before, "and no isthmus-undo.timer is active"
+
+
 def test_the_undo_of_a_repair_puts_back_a_mesh_that_was_stopped(meshed: NamespaceHost) -> None:
     meshed.run("systemctl stop wg-quick@wg0; systemctl disable wg-quick@wg0")
     before = meshed.state()
@@ -281,3 +291,22 @@ def test_prepare_says_what_apt_says_and_makes_no_key() -> None:
         assert done.stderr.splitlines()[-1] == "E: Unable to locate package nothing"
         assert "Reading" not in done.stderr
         assert host.run("ls /etc/wireguard") == ""
+
+
+# --- reach --------------------------------------------------------------------------------------------------------
+
+LISTENER = "import socket, time; s = socket.create_server(('127.0.0.1', 3306)); print('up', flush=True); time.sleep(60)"
+
+
+def test_reach_tells_milliseconds_by_ping_or_connection_and_a_dash_for_no_answer() -> None:
+    script = host_script("reach", count=2, wait_s=1)
+    targets = {"n1": "172.16.0.1 -", "gone": "172.16.0.99 -", "mysql": "127.0.0.1 3306", "closed": "127.0.0.1 3307"}
+    with NamespaceHost("172.16.0.1/24") as host:
+        host.run(f"{sys.executable} -c {shlex.quote(LISTENER)} </dev/null >/run/said 2>&1 &")
+        host.run("until [ -s /run/said ]; do sleep 0.02; done")
+        told = host.run(script + "".join(f"to {name} {target}\n" for name, target in targets.items()) + "wait\n")
+    answers = dict(line.split() for line in told.splitlines())
+    assert answers.keys() == targets.keys()
+    assert (answers["gone"], answers["closed"]) == ("-", "-")
+    assert re.fullmatch(r"\d+\.\d{3}", answers["n1"])
+    assert re.fullmatch(r"\d+\.\d{3}", answers["mysql"])
