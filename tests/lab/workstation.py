@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from isthmus.lab import Lab
+from isthmus.lab import Lab, State
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 300
@@ -148,7 +148,8 @@ class Admin:
         until(lambda: not self.unsettled(), "transactions to end")
 
     def _alive(self) -> list[str]:
-        return [host for host, state in self.lab.status().hosts.items() if state.value == "up"]
+        """Return the hosts that are switched on, whether sshd answers or not."""
+        return [host for host, state in self.lab.status().hosts.items() if state in (State.UP, State.STARTING)]
 
 
 def _state(pid: int) -> str:
