@@ -177,6 +177,7 @@ ip -4 route show table all | sort
 echo; ip -4 rule show
 echo; iptables-save 2>/dev/null
 echo; for interface in $(wg show interfaces | tr ' ' '\n' | sort); do
+    [ -e /sys/class/net/$interface ] || continue # a wireguard-go that is just ending
     echo "$interface $(wg show "$interface" public-key) $(wg show "$interface" listen-port)"
     wg show "$interface" dump | awk 'NR > 1 { print $1, ($2 == "(none)" ? "-" : "psk"), $3, $4, $8 }' | sort
 done

@@ -97,7 +97,7 @@ if __name__ == "__main__":
         "foreign-conf": bare(FOREIGN),
         "many-routes": bare(ROUTES),
         "held": meshed(
-            "n3", "mkdir -p /var/lib/isthmus/transaction; echo 'ada@desk (0a1b2c3d)' >/var/lib/isthmus/transaction/owner"
+            "n3", "cd /var/lib; mkdir -p isthmus/transaction; echo 'ada@desk (0a1b2c3d)' >isthmus/transaction/owner"
         ),
     }
     for name, text in samples.items():
