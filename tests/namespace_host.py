@@ -144,7 +144,7 @@ class NamespaceHost:
         """Run a script with sh, as root on the host."""
         # Not text=True: it would turn carriage returns into newlines.
         command = ["nsenter", "-t", self._pid, "-n", "-m", "-p", "sh", "-c", script]
-        done = subprocess.run(command, input=stdin.encode(), capture_output=True, check=False)
+        done = subprocess.run(command, input=stdin.encode(), capture_output=True, check=False, timeout=60)
         return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def run(self, script: str, stdin: str = "") -> str:
