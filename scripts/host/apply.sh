@@ -34,6 +34,13 @@ discard() { # PATH
     echo "$1" >>"$staged/discard"
 }
 
+# What a gateway changes, as `NAME VALUE`. ip_forward comes first: writing it resets the forwarding of every interface
+# and accept_redirects, which somebody may have hardened (ip-sysctl.rst, "ip_forward").
+sysctls() {
+    (cd /proc/sys && grep . net/ipv4/ip_forward net/ipv4/conf/all/accept_redirects net/ipv4/conf/*/forwarding \
+        net/ipv4/conf/all/send_redirects net/ipv4/conf/default/send_redirects | sed 's/:\([0-9]*\)$/ \1/')
+}
+
 save() {
     while read -r path; do
         [ -e "$path" ] || continue
@@ -44,14 +51,10 @@ save() {
     systemctl is-enabled "wg-quick@$interface" >"$staged/was-enabled" 2>/dev/null || true
     # What the host had before us, for mesh.down; kept from the first time on.
     if [ ! -e $home/sysctls.before ]; then
-        for name in net/ipv4/ip_forward net/ipv4/conf/all/send_redirects net/ipv4/conf/default/send_redirects; do
-            echo "$name $(cat /proc/sys/$name)"
-        done >"$staged/sysctls.before"
+        sysctls >"$staged/sysctls.before"
         mv "$staged/sysctls.before" $home/sysctls.before || fail "cannot save the sysctls"
     fi
-    for name in net/ipv4/ip_forward net/ipv4/conf/all/send_redirects net/ipv4/conf/default/send_redirects; do
-        echo "$name $(cat /proc/sys/$name)"
-    done >"$staged/sysctls"
+    sysctls >"$staged/sysctls"
     echo "$interface" >"$staged/interface"
     echo "$owner" >"$staged/owner"
     cat >"$staged/arm" <<END
@@ -136,7 +139,7 @@ while read -r path; do
         cp -p --remove-destination "old$path" "$path"
     fi
 done <all
-while read -r name value; do echo "$value" >"/proc/sys/$name"; done <sysctls
+while read -r name value; do [ ! -e "/proc/sys/$name" ] || echo "$value" >"/proc/sys/$name"; done <sysctls
 if [ "$was_up" = yes ] && [ -e "old$conf" ]; then ./program sync "$interface" 9>&-; fi
 [ "$was_enabled" = enabled ] || systemctl -q disable "wg-quick@$interface" 2>/dev/null
 logger -t isthmus "undone: the run of $(cat owner) was not confirmed in time" 2>/dev/null

@@ -15,7 +15,9 @@ if [ -e /usr/local/sbin/isthmus ]; then
     systemctl reset-failed "wg-quick@$interface" 2>/dev/null || true
 fi
 if [ -e /etc/sysctl.d/90-isthmus.conf ] && [ -e /var/lib/isthmus/sysctls.before ]; then
-    while read -r name value; do echo "$value" >"/proc/sys/$name"; done </var/lib/isthmus/sysctls.before
+    while read -r name value; do
+        [ ! -e "/proc/sys/$name" ] || echo "$value" >"/proc/sys/$name"
+    done </var/lib/isthmus/sysctls.before
 fi
 rm -f "/etc/wireguard/$interface.conf" "/etc/isthmus/$interface.routes" "/etc/isthmus/$interface.iptables" \
     /etc/sysctl.d/90-isthmus.conf /usr/local/sbin/isthmus
