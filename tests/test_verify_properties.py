@@ -260,7 +260,7 @@ def sites_with(*leaves: tuple[int, int], resources: str = "") -> Inventory:
 
 # Many hosts and many sites alike, of different size.
 MANY_LEAVES = sites_with((4, 2), (2, 0), resources="b")
-MANY_SITES = sites_with((2, 0), (3, 0), (2, 0), (1, 2), (0, 0), (0, 0), (0, 0), resources="abc")
+MANY_SITES = sites_with((2, 0), (3, 0), (2, 0), (1, 2), (1, 0), (1, 0), (0, 0), (0, 0), resources="abc")
 
 
 @settings(in_short, max_examples=150)
@@ -387,18 +387,25 @@ def groups_of_alike_sites(machines: Machines, inventory: Inventory) -> list[list
 
 
 def test_sites_of_the_same_kinds_of_hosts_are_alike_whatever_their_size():
-    assert groups_of_alike_sites(compiled(MANY_SITES), MANY_SITES) == [["a", "b", "c"], ["d"], ["e", "f", "g"]]
+    assert groups_of_alike_sites(compiled(MANY_SITES), MANY_SITES) == [["a", "b", "c"], ["d"], ["e", "f"], ["g", "h"]]
 
 
 def test_a_site_that_another_treats_in_its_own_way_is_alike_to_none():
     machines = compiled(MANY_SITES)
     gateway = machines["a1"]
-    peers = tuple(replace(p, endpoint=Endpoint(p.endpoint.address, 1)) if p.host == "f1" else p for p in gateway.peers)
+    peers = tuple(replace(p, endpoint=Endpoint(p.endpoint.address, 1)) if p.host == "g1" else p for p in gateway.peers)
     machines["a1"] = replace(gateway, peers=peers)
-    assert groups_of_alike_sites(machines, MANY_SITES) == [["a"], ["b", "c"], ["d"], ["e", "g"], ["f"]]
+    assert groups_of_alike_sites(machines, MANY_SITES) == [["a"], ["b", "c"], ["d"], ["e", "f"], ["g"], ["h"]]
 
 
 def test_a_site_with_another_setting_is_not_like_the_others():
     machines = compiled(MANY_SITES)
     machines["b1"] = replace(machines["b1"], rp_filter=2)
-    assert groups_of_alike_sites(machines, MANY_SITES) == [["a", "c"], ["b"], ["d"], ["e", "f", "g"]]
+    assert groups_of_alike_sites(machines, MANY_SITES) == [["a", "c"], ["b"], ["d"], ["e", "f"], ["g", "h"]]
+
+
+def test_a_site_that_treats_its_own_hosts_in_another_way_is_not_like_the_others():
+    machines = compiled(MANY_SITES)
+    gateway = machines["e1"]
+    machines["e1"] = replace(gateway, routes=tuple(r for r in gateway.routes if r.table == MAIN_TABLE))
+    assert groups_of_alike_sites(machines, MANY_SITES) == [["a", "b", "c"], ["d"], ["e"], ["f"], ["g", "h"]]

@@ -15,8 +15,8 @@ that an exchange leaves alone: "my site's gateway", "that site's first leaf". Th
 - no host of a third site treats b and c differently, nor does a host of b treat third sites in another way than its
   counterpart in c.
 For the latter it is enough that each host treats all sites of one shape (but its own) in one way, its usual one, and
-that counterparts share it. A site with, or met with, any unusual treatment is alike to none; so is one in which words
-are missing, as for an address that belongs to nobody. That costs time only.
+that counterparts share it. A site with, or met with, any unusual treatment is alike to none; so is one that has to be
+called by its name, or in which words are missing, as for an address that belongs to nobody. That costs time only.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class _Grouping:
         )
         first = tuple((device, words.number(address)) for device, address in sorted(kernel.first_addresses().items()))
         plain = (machine.interface, machine.listen_port, machine.ip_forward, machine.rp_filter, kernel.nic)
-        self._special |= words.missing
+        self._special |= words.special
         return (*plain, machine.input_drops, machine.forward_drops, machine.rules, firewall, first)
 
     def _treatment(self, kernel: Kernel, site: str) -> Words:
@@ -209,7 +209,7 @@ class _Grouping:
             own, owner, routes, met = kernel.treatment(address)
             treatment.append((own, words.peer(owner), tuple(map(words.route, routes)), met))
         treatment += [words.peer(kernel.peers.get(name)) for name in self._representatives[site]]
-        self._special |= words.missing
+        self._special |= words.special
         return tuple(treatment)
 
 
@@ -221,8 +221,8 @@ class _Words:
         self._by_address = grouping._by_address
         self._own = own
         self._that = that
-        self.missing: set[str] = set()
-        """The sites concerned, once there were no words for something."""
+        self.special: set[str] = set()
+        """Sites that cannot be exchanged: there were no words for something, or only their own name."""
 
     def peer(self, peer: Peer | None) -> Hashable:
         if peer is None:
@@ -241,8 +241,12 @@ class _Words:
 
     def _relative(self, counterpart: Counterpart | None) -> Hashable:
         if counterpart is None:
-            self.missing |= {self._own, self._that}
+            self.special |= {self._own, self._that}
             return None
         if counterpart.site == self._own:
             return ("own", counterpart.kind, counterpart.number)
-        return ("that" if counterpart.site == self._that else counterpart.site, counterpart.kind, counterpart.number)
+        if counterpart.site == self._that:
+            return ("that", counterpart.kind, counterpart.number)
+        # A third site is called by its name, which no exchange may change.
+        self.special.add(counterpart.site)
+        return counterpart
