@@ -275,12 +275,16 @@ def test_representatives_find_what_all_pairs_find_and_count_it_right(data, inven
     assert how_often(verify(machines, inventory, foreign)) == all_pairs
 
 
+STRANGER = IPv4Address("10.0.200.9")
+"""Nobody's."""
+
+
 def mutated(draw: st.DrawFn, inventory: Inventory, machine: Machine) -> Machine:
     """Return the machine with any one thing changed, harmful or not, sensible or not."""
     hosts = list(inventory.hosts.values())
     one, other = draw(st.sampled_from(hosts)), draw(st.sampled_from(hosts))
     networks = [
-        *(IPv4Network(host.address) for host in (one, other)),
+        *(IPv4Network(address) for address in (one.address, other.address, STRANGER)),
         *(site.subnet for site in inventory.sites.values()),
         inventory.mesh.supernet,
         IPv4Network("0.0.0.0/0"),
@@ -288,7 +292,8 @@ def mutated(draw: st.DrawFn, inventory: Inventory, machine: Machine) -> Machine:
     ]
     network = draw(st.sampled_from(networks))
     device = draw(st.sampled_from([machine.interface, "eth0", "docker0"]))
-    endpoint = Endpoint(draw(st.sampled_from([one.address, one.public or one.address])), machine.listen_port)
+    endpoint = Endpoint(draw(st.sampled_from([one.address, one.public or one.address, STRANGER])), machine.listen_port)
+    source = draw(st.sampled_from([one.address, STRANGER]))
 
     def without_one(items: tuple[object, ...]) -> tuple[object, ...]:
         if not items:
@@ -311,7 +316,7 @@ def mutated(draw: st.DrawFn, inventory: Inventory, machine: Machine) -> Machine:
         network,
         device,
         table=draw(st.sampled_from([MAIN_TABLE, 5182])),
-        source=draw(st.sampled_from([None, one.address])),
+        source=draw(st.sampled_from([None, source])),
         gateway=draw(st.sampled_from([None, other.address])),
         metric=draw(st.sampled_from([0, 100])),
     )
@@ -321,7 +326,7 @@ def mutated(draw: st.DrawFn, inventory: Inventory, machine: Machine) -> Machine:
         source=draw(st.sampled_from([None, *networks])),
         destination=draw(st.sampled_from([None, *networks])),
     )
-    translate = FirewallRule(Chain.NAT, Target.SNAT, source=network, to_source=one.address)
+    translate = FirewallRule(Chain.NAT, Target.SNAT, source=network, to_source=source)
     changes: list[Callable[[], Machine]] = [
         lambda: replace(machine, peers=without_one(machine.peers)),
         lambda: replace(machine, peers=shuffled(with_claims(machine.peers))),
@@ -334,7 +339,8 @@ def mutated(draw: st.DrawFn, inventory: Inventory, machine: Machine) -> Machine:
         lambda: replace(machine, rules=(*machine.rules, Rule(iif=device, table=5182, priority=100))),
         lambda: replace(machine, firewall=without_one(machine.firewall)),
         lambda: replace(machine, firewall=shuffled((*machine.firewall, accept, translate))),
-        lambda: replace(machine, addresses=(*machine.addresses, (device, IPv4Interface(one.address)))),
+        lambda: replace(machine, addresses=(*machine.addresses, (device, IPv4Interface(source)))),
+        lambda: replace(machine, addresses=((device, IPv4Interface(source)), *machine.addresses)),
         lambda: replace(machine, rp_filter=draw(st.sampled_from([0, 2]))),
         lambda: replace(machine, forward_drops=False, ip_forward=True, rp_filter=2),
         lambda: replace(machine, listen_port=1),
@@ -408,4 +414,11 @@ def test_a_site_that_treats_its_own_hosts_in_another_way_is_not_like_the_others(
     machines = compiled(MANY_SITES)
     gateway = machines["e1"]
     machines["e1"] = replace(gateway, routes=tuple(r for r in gateway.routes if r.table == MAIN_TABLE))
+    assert groups_of_alike_sites(machines, MANY_SITES) == [["a", "b", "c"], ["d"], ["e"], ["f"], ["g", "h"]]
+
+
+def test_a_site_that_others_call_by_name_is_not_like_the_others():
+    machines = compiled(MANY_SITES)
+    as_f = FirewallRule(Chain.NAT, Target.SNAT, to_source=MANY_SITES.hosts["f1"].address)
+    machines["d1"] = replace(machines["d1"], firewall=(*machines["d1"].firewall, as_f))
     assert groups_of_alike_sites(machines, MANY_SITES) == [["a", "b", "c"], ["d"], ["e"], ["f"], ["g", "h"]]

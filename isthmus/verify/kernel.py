@@ -145,9 +145,9 @@ class Kernel:
         met = tuple([address & mask == network for mask, network in self._conditions])
         return address in self._local, self._owners.get(address), routes, met
 
-    def first_addresses(self) -> dict[str, int]:
-        """Return each device's first address: the source of own packets that leave by it."""
-        return self._first_address
+    def first_addresses(self) -> tuple[int, ...]:
+        """Return the sources of own packets that leave by the mesh interface, and by the NIC, on routes without one."""
+        return tuple(self._first_address.get(device or "", self.address) for device in (self.interface, self.nic))
 
     def _own_source(self, route: Route) -> int:
         """Return the source address of the host's own packet that takes a route: `src`, else the device's first."""

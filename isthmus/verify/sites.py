@@ -16,7 +16,8 @@ that an exchange leaves alone: "my site's gateway", "that site's first leaf". Th
   counterpart in c.
 For the latter it is enough that each host treats all sites of one shape (but its own) in one way, its usual one, and
 that counterparts share it. A site with, or met with, any unusual treatment is alike to none; so is one that has to be
-called by its name, or in which words are missing, as for an address that belongs to nobody. That costs time only.
+called by its name. Where words are missing, as for an address that belongs to nobody, no sites are alike: who knows
+what others do with it. All this costs time only.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ class _Grouping:
         self._inventory = sites.inventory
         self._kernel_of = kernel_of
         self._special: set[str] = set()
+        self._words_missing = False
         self._by_name: dict[str, Counterpart] = {}
         self._by_address: dict[int, Counterpart] = {}
         self._asked_at_home: dict[str, list[int]] = {}
@@ -132,7 +134,8 @@ class _Grouping:
         characters = {site: self._character(site) for site in self._sites.classes}
         found: dict[Hashable, list[str]] = {}
         for site, character in characters.items():
-            found.setdefault(site if site in self._special else character, []).append(site)
+            alone = self._words_missing or site in self._special
+            found.setdefault(site if alone else character, []).append(site)
         return list(found.values())
 
     def _enter(self, site: str, classes: list[Sequence[str]]) -> None:
@@ -196,9 +199,9 @@ class _Grouping:
             )
             for rule in machine.firewall
         )
-        first = tuple((device, words.number(address)) for device, address in sorted(kernel.first_addresses().items()))
+        first = tuple(words.number(address) for address in kernel.first_addresses())
         plain = (machine.interface, machine.listen_port, machine.ip_forward, machine.rp_filter, kernel.nic)
-        self._special |= words.special
+        self._note(words)
         return (*plain, machine.input_drops, machine.forward_drops, machine.rules, firewall, first)
 
     def _treatment(self, kernel: Kernel, site: str) -> Words:
@@ -209,8 +212,12 @@ class _Grouping:
             own, owner, routes, met = kernel.treatment(address)
             treatment.append((own, words.peer(owner), tuple(map(words.route, routes)), met))
         treatment += [words.peer(kernel.peers.get(name)) for name in self._representatives[site]]
-        self._special |= words.special
+        self._note(words)
         return tuple(treatment)
+
+    def _note(self, words: _Words) -> None:
+        self._special |= words.special
+        self._words_missing |= words.missing
 
 
 class _Words:
@@ -222,7 +229,9 @@ class _Words:
         self._own = own
         self._that = that
         self.special: set[str] = set()
-        """Sites that cannot be exchanged: there were no words for something, or only their own name."""
+        """Sites that were called by their own name and so cannot be exchanged."""
+        self.missing = False
+        """There were no words for something."""
 
     def peer(self, peer: Peer | None) -> Hashable:
         if peer is None:
@@ -241,7 +250,7 @@ class _Words:
 
     def _relative(self, counterpart: Counterpart | None) -> Hashable:
         if counterpart is None:
-            self.special |= {self._own, self._that}
+            self.missing = True
             return None
         if counterpart.site == self._own:
             return ("own", counterpart.kind, counterpart.number)

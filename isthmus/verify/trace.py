@@ -14,9 +14,6 @@ from isthmus.verify.walk import Hop, Outcome, Walk
 
 ANYTHING = Flow()
 
-MOST_HOPS = 3
-"""Hosts that a packet passes on the longest promised path, its source included, before it comes to the last."""
-
 
 class Tracer:
     """Answers where packets go among the given machines.
@@ -141,12 +138,9 @@ class _Packet:
             self.destination = self.restored[host][1]
 
     def was_at(self, host: str) -> bool:
-        """Return whether it came to a host as it did before; nothing there has changed, so it will go on for ever.
-
-        Not asked of the first hosts: no right walk has more of them, and every loop passes more.
-        """
+        """Return whether it came to a host as it did before; nothing there has changed, so it will go on for ever."""
         here = (host, self.arrived, self.source)
-        return len(self.hops) > MOST_HOPS and any(hop[:3] == here for hop in self.hops)
+        return any((hop.host, hop.arrived, hop.source) == here for hop in self.hops)
 
     def stops(self, host: str, decision: Decision) -> Walk:
         """Return the walk that a host's decision ends."""

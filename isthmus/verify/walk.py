@@ -103,12 +103,7 @@ class Walk:
     @property
     def path(self) -> Path:
         """Where it came past."""
-        hosts, links = [], []
-        for hop in self.hops:
-            hosts.append(hop[0])
-            links.append(hop[7])
-        links.pop()
-        return Path(tuple(hosts), tuple(links))
+        return Path(tuple(hop.host for hop in self.hops), tuple(hop.link for hop in self.hops[:-1]))
 
     def __str__(self) -> str:
         """Return the walk, one hop a line."""
