@@ -1,15 +1,15 @@
 """The exception tree. Each error carries data; its text is one clear line; its class decides the exit code.
 
-    IsthmusError                 1
-    ├── UsageError               2   the command line is wrong
-    ├── InventoryError           2   hosts.toml is wrong; carries every Problem found
-    ├── BrokenPromiseError       3   the network asked for cannot keep a promise; nothing was touched
-    ├── LabError                 1   the twin on this machine could not be built or driven
-    └── HostError                1   one host could not be reached, read or changed
-        ├── UnreachableError         no connection; says whether the host or its gateway failed
-        ├── HostKeyError             its SSH host key is unknown or has changed
-        ├── CommandError             a script on it failed
-        └── UnsupportedError         it runs something we do not support
+IsthmusError                 1
+├── UsageError               2   the command line is wrong
+├── InventoryError           2   hosts.toml is wrong; carries every Problem found
+├── BrokenPromiseError       3   the network asked for cannot keep a promise; nothing was touched
+├── LabError                 1   the twin on this machine could not be built or driven
+└── HostError                1   one host could not be reached, read or changed
+    ├── UnreachableError         no connection; says whether the host or its gateway failed
+    ├── HostKeyError             its SSH host key is unknown or has changed
+    ├── CommandError             a script on it failed
+    └── UnsupportedError         it runs something we do not support
 """
 
 from __future__ import annotations
