@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -12,6 +13,7 @@ from isthmus.errors import LabError, UsageError
 from isthmus.inventory import load_inventory
 from isthmus.lab import HostOptions, LabOptions, parse_options
 from isthmus.lab.layout import Layout, Names, interface, mac_address
+from isthmus.lab.machine import locked
 from isthmus.lab.rules import internet_rules, router_rules
 from isthmus.lab.sources import debian_sources
 from isthmus.model import Host, Inventory, Resource, Site, Ssh
@@ -237,3 +239,33 @@ def test_a_wrong_option_is_refused_with_the_word_that_is_wrong(article: Inventor
 def test_options_for_a_host_that_is_not_there_are_refused(article: Inventory) -> None:
     with pytest.raises(LabError, match="found host 'n7', expected one of n1, n2, n3, s1"):
         layout(article, LabOptions(hosts={"n7": HostOptions()}))
+
+
+# --- locks --------------------------------------------------------------------------------------------------------
+
+
+def test_whoever_waits_for_a_lock_gets_it_though_its_holder_removed_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "lab.lock"
+    waits, has = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        waits.set()
+        with locked(path):
+            assert path.exists()
+            has.set()
+
+    waiter = threading.Thread(target=wait)
+    with locked(path):
+        waiter.start()
+        waits.wait()
+        assert not has.wait(0.2)
+        path.unlink()
+    waiter.join(10)
+    assert has.is_set()
+
+
+def test_an_error_inside_a_lock_comes_out_of_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), locked(tmp_path / "lab.lock"):
+        (tmp_path / "nowhere").read_text()
+    with locked(tmp_path / "lab.lock"):
+        pass

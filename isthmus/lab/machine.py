@@ -148,11 +148,26 @@ def _processes_in(inodes: set[int]) -> set[int]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file while inside; wait for whoever holds it. It is let go even if we are killed."""
+    """Hold a lock file while inside; wait for whoever holds it. It is let go even if we are killed.
+
+    Who holds it may remove the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    file = path.open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    while not _is_at(path, file.fileno()):
+        file.close()  # its holder removed it while we waited
+        file = path.open("w")
         fcntl.flock(file, fcntl.LOCK_EX)
+    with file:
         yield
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _path() -> str:

@@ -23,6 +23,7 @@ def take_down(name: str) -> None:
             folder.rmdir()  # systemd-nspawn that is killed leaves it
         shutil.rmtree(names.run, ignore_errors=True)
         shutil.rmtree(names.roots, ignore_errors=True)
+        names.lock.unlink(missing_ok=True)
 
 
 def known_labs() -> tuple[str, ...]:
