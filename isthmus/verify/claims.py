@@ -58,8 +58,7 @@ class Claims:
                 yield Promise.ONE_OWNER, f"peer {peer.host} is listed twice; only the last one counts"
             listed.add(peer.host)
             for network in peer.allowed_ips:
-                key = (int(network.network_address), network.prefixlen)
-                other = owners.setdefault(key, peer.host)
+                other = owners.setdefault(span(network), peer.host)
                 if other != peer.host:
                     detail = f"{network} is in the AllowedIPs of {other} and of {peer.host}; the last one has it"
                     yield Promise.ONE_OWNER, detail
@@ -82,7 +81,7 @@ class Claims:
         """
         inventory = self._inventory
         host, here = inventory.hosts[peer.host], inventory.hosts[machine.name].site
-        if network.prefixlen == 32 and network.network_address == host.address:
+        if span(network) == (int(host.address), 32):
             return True
         if not inventory.is_gateway(peer.host):
             return False

@@ -208,9 +208,13 @@ class _Grouping:
         """Return all that a host could ever do with the addresses, and send to the peers, of a site."""
         words = _Words(self, kernel.site, site)
         treatment: list[Hashable] = []
+        before, said = None, None
         for address in (self._asked_at_home if kernel.site == site else self._asked_abroad)[site]:
-            own, owner, routes, met = kernel.treatment(address)
-            treatment.append((own, words.peer(owner), tuple(map(words.route, routes)), met))
+            asked = kernel.treatment(address)
+            if asked != before:  # a site's addresses mostly are treated as one
+                own, owner, routes, met = before = asked
+                said = (own, words.peer(owner), tuple(map(words.route, routes)), met)
+            treatment.append(said)
         treatment += [words.peer(kernel.peers.get(name)) for name in self._representatives[site]]
         self._note(words)
         return tuple(treatment)

@@ -27,7 +27,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network
-from itertools import chain, compress
 from typing import NamedTuple, TypeVar
 
 from isthmus.model import FirewallRule, Host, Inventory, Peer, Route
@@ -158,10 +157,11 @@ class _Signatures:
     # Each reader yields every entry twice: as it matters to its own host, and as it matters to those it mentions.
 
     def _routes(self, routes: tuple[Route, ...]) -> Iterator[tuple[Words, Words]]:
-        times = Counter((route.table, span(route.destination)) for route in routes)
-        for position, route in enumerate(routes):
+        keys = [(route.table, span(route.destination)) for route in routes]
+        times = Counter(keys)
+        for position, (route, key) in enumerate(zip(routes, keys, strict=True)):
             words = (
-                *self._network(route.destination),
+                self._network(route.destination),
                 route.device,
                 route.table,
                 route.metric,
@@ -169,24 +169,24 @@ class _Signatures:
                 self._address(route.gateway),
             )
             # The only route to one host needs no place; others may compete.
-            alone = route.destination.prefixlen == 32 and times[route.table, span(route.destination)] == 1
+            alone = key[1][1] == 32 and times[key] == 1
             yield words, words if alone else (position, *words)
 
     def _peers(self, peers: tuple[Peer, ...]) -> Iterator[tuple[Words, Words]]:
         last = {peer.host: position for position, peer in enumerate(peers)}
+        networks = [[self._network(network) for network in peer.allowed_ips] for peer in peers]
         owners = {
-            span(network): position
+            network: position
             for position, peer in enumerate(peers)
             if last[peer.host] == position
-            for network in peer.allowed_ips
+            for network in networks[position]
         }
         for position, peer in enumerate(peers):
-            words: Words = (self._host(peer.host), peer.persistent_keepalive)
-            if peer.endpoint is not None:
-                words += (self._address(peer.endpoint.address), peer.endpoint.port)
-            networks = [self._network(network) for network in peer.allowed_ips]
-            owned = [owners.get(span(network)) == position for network in peer.allowed_ips]
-            yield (*words, *chain(*networks)), (*words, last[peer.host] == position, *chain(*compress(networks, owned)))
+            end = peer.endpoint
+            to: Words = (None, None) if end is None else (self._address(end.address), end.port)
+            words = (self._host(peer.host), peer.persistent_keepalive, *to)
+            owned = [network for network in networks[position] if owners.get(network) == position]
+            yield (*words, *networks[position]), (*words, last[peer.host] == position, *owned)
 
     def _firewall(self, rules: tuple[FirewallRule, ...]) -> Iterator[tuple[Words, Words]]:
         for position, rule in enumerate(rules):
@@ -194,8 +194,8 @@ class _Signatures:
                 position,
                 rule.chain,
                 rule.target,
-                *self._network(rule.source),
-                *self._network(rule.destination),
+                self._network(rule.source),
+                self._network(rule.destination),
                 rule.in_interface,
                 rule.out_interface,
                 rule.protocol,
@@ -214,14 +214,14 @@ class _Signatures:
         number = int(address)
         return self._holders.get(number, number)
 
-    def _network(self, network: IPv4Network | None) -> Words:
+    def _network(self, network: IPv4Network | None) -> Hashable:
         if network is None:
-            return (None, None)
+            return None
         start, length = span(network)
-        if length == 32:
-            return (self._holders.get(start, start), length)
-        self._prefixes.add((start, length))
-        return (start, length)
+        if length < 32:
+            self._prefixes.add((start, length))
+            return (start, length)
+        return self._holders.get(start, start)
 
 
 class _Part(NamedTuple):
@@ -238,4 +238,4 @@ def _hosts_in(words: Words) -> set[str]:
 
 
 def _masked(words: Words, host: str) -> Words:
-    return tuple(Mention(_SELF, word.what) if type(word) is Mention and word.host == host else word for word in words)
+    return tuple([Mention(_SELF, word.what) if type(word) is Mention and word.host == host else word for word in words])
