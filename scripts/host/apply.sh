@@ -84,12 +84,10 @@ commit() {
     exec 9>/run/isthmus.lock
     flock -w 20 9 || fail "another run is changing this host"
     if [ -d $transaction ]; then fail "another run holds this host: $(cat $transaction/owner 2>/dev/null)"; fi
+    # The timer comes first, so that no transaction is ever without one: killed between the two we leave a timer that
+    # finds nothing to undo. Should it fire before we are done, its undo waits for the lock.
+    "$staged/arm" 9>&- >"$staged/log" 2>&1 || fail "$(cat "$staged/log")"
     mv "$staged" $transaction # the lock of the run: whoever comes later finds it
-    if ! $transaction/arm 9>&- >$transaction/log 2>&1; then
-        cat $transaction/log >&2
-        rm -rf $transaction
-        exit 1
-    fi
     # Not as the condition of an `if`: there `set -e` would mean nothing.
     set +e
     (set -e; install_files; /usr/local/sbin/isthmus sync "$interface" 9>&-) >$transaction/log 2>&1
