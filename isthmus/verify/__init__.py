@@ -2,11 +2,16 @@
 
 It knows how Linux, WireGuard and clouds treat a packet, and nothing of how Isthmus chose its values. In reading order:
 machine.py   one host as plain values (`Machine`, `machine_of` a compiled one)
-kernel.py    what Linux and WireGuard on it do with a packet
+kernel.py    what Linux and WireGuard on it do with a packet (tables.py: look-ups)
 walk.py      a packet's walk, which prints itself, and its closed list of outcomes
-trace.py     from host to host, over the underlay
+trace.py     from host to host; underlay.py  what lies between them
 promises.py  what must hold between two hosts; claims.py  what must hold on each
 symmetry.py  which hosts nobody can tell apart, sites.py which sites: so 10,000 hosts need a few walks, not 100 million
+
+Not read: routes to several next hops and unreachable ones; policy rules on anything but the incoming interface;
+WireGuard's fwmark and roaming (an endpoint is where it is configured or was last seen); other firewall rules than ours,
+whose place the chains' policy takes; rp_filter by device (the strictest counts for all); packet sizes, but for one MTU
+everywhere; ICMP, IPv6 and time: handshakes, keepalives, NAT timeouts.
 """
 
 from __future__ import annotations
