@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 from isthmus.errors import HostError
 from isthmus.host_scripts import host_script
@@ -15,6 +16,8 @@ from isthmus.survey import Progress
 PING_COUNT = 3
 ANSWER_S = 6
 """Seconds to wait for an answer: a lost WireGuard handshake is tried again after 5 s (REKEY_TIMEOUT)."""
+WAKE_S = 1
+"""Seconds to wait for the answer that is only to wake a tunnel: where all is well it takes milliseconds."""
 SPARE_S = 30
 """What starting a ping to each of hundreds of hosts may take."""
 
@@ -52,6 +55,29 @@ def _round_trips(told: str) -> dict[str, float | None]:
     return {name: None if rtt == "-" else float(rtt) for name, rtt in answers}
 
 
+def _reach_script(targets: Iterable[tuple[str, IPv4Address, str]], count: int, wait_s: int) -> str:
+    lines = (f"to {shlex.quote(name)} {address} {port}\n" for name, address, port in targets)
+    return f"{host_script('reach', count=count, wait_s=wait_s)}{''.join(lines)}wait\n"
+
+
+def _wake(fleet: Fleet, inventory: Inventory, sources: Collection[str]) -> None:
+    """Let leaves speak first, so that only one end begins the handshake between a leaf and its gateway.
+
+    Where both begin at the same moment, as when everybody pings everybody, each gives up its own for the other's: both
+    fail and are tried again after 5 s. What goes wrong here is seen again, and told, when it is measured.
+    """
+    gateways = [inventory.hosts[site.gateway] for site in inventory.sites.values()]
+    far = {site: next((host for host in gateways if host.site != site), None) for site in inventory.sites}
+    leaves = [name for name in sources if not inventory.is_gateway(name) and far[inventory.hosts[name].site]]
+
+    def wake(remote: Remote) -> None:
+        host = far[inventory.hosts[remote.name].site]
+        assert host is not None
+        remote.run(_reach_script([(host.name, host.address, "-")], 1, WAKE_S), timeout=WAKE_S + 1 + SPARE_S)
+
+    fleet.each(leaves, wake)
+
+
 def ping(
     fleet: Fleet,
     inventory: Inventory,
@@ -68,18 +94,17 @@ def ping(
     pairs: list[Pair] = []
 
     def measure(remote: Remote) -> tuple[Pair, ...]:
-        script = host_script("reach", count=count, wait_s=ANSWER_S)
         targets = [(host.name, host.address, "-") for host in inventory.hosts.values() if host.name != remote.name]
         targets += [(r.name, r.address, str(r.port or "-")) for r in inventory.resources.values()]
-        script += "".join(f"to {shlex.quote(name)} {address} {port}\n" for name, address, port in targets)
         # ping goes on until all are answered, or `count` seconds after the last could have been.
-        told = remote.run(f"{script}wait\n", timeout=ANSWER_S + count + SPARE_S)
+        told = remote.run(_reach_script(targets, count, ANSWER_S), timeout=ANSWER_S + count + SPARE_S)
         try:
             rtts = _round_trips(told)
         except ValueError as error:
             raise HostError(remote.name, f"reach: the answer makes no sense: {error}") from None
         return tuple(Pair(remote.name, name, rtts.get(name)) for name, _, _ in targets)
 
+    _wake(fleet, inventory, sources)
     results = fleet.each(sources, measure, on_done=lambda host, _result: progress(host, "measured"))
     for name in sources:
         result = results[name]
