@@ -197,11 +197,18 @@ def up(
 
 
 def _check_after(fleet: Fleet, inventory: Inventory, report: Any) -> tuple[Any, ...]:
-    """Ping between the hosts that could be used; a dead host is a failure already, not as many broken pairs."""
+    """Ping between the hosts that could be used; a dead host is a failure already, not as many broken pairs.
+
+    Where something is broken all is asked once more: a handshake is tried again after 5 s, and may be lost twice.
+    """
     from isthmus.check import ping
 
     alive = [name for name in report.facts if name not in report.failures]
-    pairs = ping(fleet, inventory, alive, count=1).broken
+    found = ping(fleet, inventory, alive, count=1)
+    if found.broken:
+        found = ping(fleet, inventory, alive, count=1)
+    report.failures.update(found.failures)
+    pairs = found.broken
     return tuple(pair for pair in pairs if pair.destination in alive or pair.destination in inventory.resources)
 
 
