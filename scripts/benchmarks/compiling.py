@@ -64,8 +64,8 @@ def measure_compile(results: Results, folder: Path, sizes: tuple[tuple[int, int]
     growth = max(larger.ratio(smaller) for smaller, larger in pairwise(works))
     results.put("compile_growth_10x", growth)
     how = (
-        f"Ten times the hosts take at most {growth:.1f} times as long (compile + verify + render).\n"
-        f"{RUNS} rounds of fresh processes after a warm-up, the one of median c + v + r shown; load reads the\n"
+        f"Ten times the hosts take at most {growth:.1f} times as long (compile + verify + render). "
+        f"{RUNS} rounds of fresh processes after a warm-up, the one of median c + v + r shown; load reads the "
         "TOML file; process is all of it with Python's start and imports; memory is the process' peak."
     )
     head = ("compile", *STEPS, "c + v + r", "process", "memory")
@@ -119,8 +119,8 @@ def measure_meshes(results: Results, folder: Path, *, full: bool) -> None:
             rows.append((f"{hosts:,} hosts: {_NAMES[key]}", seconds, f"{size:.2f} MB", str(len(files))))
         results.put(f"mesh_{hosts}_vs_meshconf", series["isthmus"].ratio(series["meshconf"]))
     how = (
-        "Whole commands, files written; 2 sites for Isthmus (a peer for each leaf and site), a full mesh for\n"
-        "wg-meshconf (a peer for each other host), which proves nothing. Keys: ours are made on the hosts later;\n"
+        "Whole commands, files written; 2 sites for Isthmus (a peer for each leaf and site), a full mesh for "
+        "wg-meshconf (a peer for each other host), which proves nothing. Keys: ours are made on the hosts later; "
         "its database comes with private keys, and it derives the public ones."
     )
     print_table("mesh: the whole command beside wg-meshconf", how, ("what", "median", "wg-quick files", "files"), rows)

@@ -70,8 +70,8 @@ def measure_fleet(results: Results, folder: Path) -> None:
                 )
             )
     how = (
-        f"{RUNS} runs each after a warm-up, interleaved with the floor; fresh connections, {PARALLEL} at once.\n"
-        "The hosts are namespaces with an sshd on the same machine; memory is that of inv alone.\n"
+        f"{RUNS} runs each after a warm-up, interleaved with the floor; fresh connections, {PARALLEL} at once. "
+        "The hosts are namespaces with an sshd on the same machine; memory is that of inv alone. "
         f"Floor: OpenSSH `true` on the same hosts, {PARALLEL} at once, no multiplexing."
     )
     head = ("inv mesh.plan", "median", "min", "max", "memory", "floor")

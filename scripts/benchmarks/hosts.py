@@ -205,7 +205,12 @@ def _provide_apt_bindings(lab: Lab, host: str, folder: Path) -> None:
     if not packages.is_dir():
         packages.mkdir(mode=0o755)
         # distro-info-data and python-apt-common are its only dependencies that a bare Debian lacks.
-        must(("apt-get", "-qq", "download", "python3-apt", "python-apt-common", "distro-info-data"), cwd=packages)
+        download = ("apt-get", "-qq", "download", "python3-apt", "python-apt-common", "distro-info-data")
+        try:
+            must(download, cwd=packages)
+        except BenchError:  # no lists, or old ones
+            must(("apt-get", "-qq", "update"))
+            must(download, cwd=packages)
     archive = subprocess.run(("tar", "-C", str(packages), "-c", "."), check=True, capture_output=True).stdout
     command = lab.host_command(
         host, "rm -rf /tmp/debs; mkdir /tmp/debs; tar -C /tmp/debs -x; dpkg -i /tmp/debs/*.deb; rm -r /tmp/debs"
@@ -238,10 +243,10 @@ def _measure_noop(results: Results, contenders: Contenders) -> None:
     versions = rivals.versions()
     how = (
         f"mesh.up takes {ratios['ansible']:.3f} of Ansible's time, {ratios['pyinfra']:.2f} of pyinfra's, "
-        f"{ratios['floor']:.2f} floors (medians of the ratios within a round).\n"
+        f"{ratios['floor']:.2f} floors (medians of the ratios within a round). "
         f"Whole processes, interleaved after a warm-up. ansible-core {versions['ansible_core']}: pipelining, "
-        f"ControlPersist (its connections are warm), no facts;\npyinfra {versions['pyinfra']}. Both compare the same "
-        "files, packages and unit, but not what runs: peers, routes, rules, firewall, sysctls.\n"
+        f"ControlPersist (its connections are warm), no facts; pyinfra {versions['pyinfra']}. Both compare the same "
+        "files, packages and unit, but not what runs: peers, routes, rules, firewall, sysctls. "
         "ssh true: all hosts at once, n3 through n1, no multiplexing."
     )
     rows = [seconds_row(_NAMES[key], value) for key, value in series.items()]
@@ -269,7 +274,7 @@ def _measure_first(results: Results, contenders: Contenders) -> None:
     results.put("first_vs_ansible", ratio)
     how = (
         f"mesh.up takes {ratio:.2f} of Ansible's time. Packages are there; before each run mesh.down --forget-keys, "
-        "after it mesh.plan must find nothing to do.\n"
+        "after it mesh.plan must find nothing to do. "
         "mesh.up also proves the network, arms and disarms the undo timer, and pings between every pair at the end."
     )
     rows = [seconds_row(_NAMES[key], value) for key, value in series.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
@@ -30,6 +31,8 @@ class Results:
         self.put(f"{key}_runs", len(series.known))
 
 
+WIDTH = 110
+"""Of the prose below a table."""
 SECONDS = ("what", "median", "min", "max", "runs")
 
 
@@ -51,4 +54,4 @@ def print_table(
         print("  ".join(["", line[0].ljust(widths[0]), *cells]).rstrip(), file=out or sys.stdout)
         if number == 0:
             print("  " + "─" * (sum(widths) + 2 * len(widths) - 2), file=out or sys.stdout)
-    print("  " + how.replace("\n", "\n  "), file=out or sys.stdout, flush=True)
+    print(textwrap.fill(how, WIDTH, initial_indent="  ", subsequent_indent="  "), file=out or sys.stdout, flush=True)
