@@ -25,11 +25,11 @@ PATIENCE_S = 300
 """So long may anything take on a machine that many share; nothing is asserted about how long it took."""
 
 
-def until(condition: Callable[[], Any], what: str) -> Any:
+def until(condition: Callable[[], Any], what: str | Callable[[], str]) -> Any:
     """Return the condition's first true value; fail with `what` when there is none for a long time."""
     deadline = time.monotonic() + PATIENCE_S
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {PATIENCE_S} s for: {what}"
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S} s for: {what if isinstance(what, str) else what()}"
         time.sleep(0.05)
     return value
 
@@ -136,16 +136,25 @@ class Admin:
         command = f"journalctl --sync; journalctl -q -u ssh -o cat --after-cursor='{cursor}'"
         return lambda: self.said(host, command)
 
-    def unsettled(self) -> list[str]:
-        """Return the hosts where a script of ours runs, or a transaction or its timer is still there."""
-        script = """pgrep -f '[i]sthmus: the script begins' >/dev/null ||
-            [ -e /var/lib/isthmus/transaction ] ||
-            systemctl -q is-active isthmus-undo.timer || systemctl -q is-active isthmus-undo.service"""
-        return [host for host in self._alive() if self.lab.host_run(host, script).returncode == 0]
+    def unsettled(self) -> dict[str, str]:
+        """Return what is going on at which hosts: a script of ours runs, a transaction or its timer is still there."""
+        script = """pgrep -af '[i]sthmus: the script begins' | cut -c 1-40
+            [ ! -e /var/lib/isthmus/transaction ] || echo transaction $(ls /var/lib/isthmus/transaction)
+            systemctl -q is-active isthmus-undo.timer && echo timer
+            systemctl -q is-active isthmus-undo.service && echo service"""
+        found = {host: self.lab.host_run(host, script).stdout for host in self._alive()}
+        return {host: text for host, text in found.items() if text}
 
     def settle(self) -> None:
         """Wait until every host has either confirmed or undone what was begun there."""
-        until(lambda: not self.unsettled(), "transactions to end")
+        last: dict[str, str] = {}
+
+        def settled() -> bool:
+            last.clear()
+            last.update(self.unsettled())
+            return not last
+
+        until(settled, lambda: f"transactions to end: {last}")
 
     def _alive(self) -> list[str]:
         """Return the hosts that are switched on, whether sshd answers or not."""
