@@ -153,7 +153,7 @@ def plan(c: Any, file: str | None = None, only: str | None = None, json: bool = 
         **ONLY,
         **JSON,
         **DEBUG,
-        "undo-after": "seconds after which a host undoes a change that was not confirmed (default 60)",
+        "undo-after": "seconds after which a host undoes a change that was not confirmed (default 120)",
     }
 )
 @command
@@ -163,7 +163,7 @@ def up(
     only: str | None = None,
     json: bool = False,
     debug: bool = False,
-    undo_after: int = 60,
+    undo_after: int = 120,
 ) -> int:
     """Bring every host to what the inventory says: install, make keys, verify, apply, start, check."""
     inventory = _inventory(file)

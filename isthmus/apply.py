@@ -36,10 +36,10 @@ from isthmus.survey import (
 APT_WAIT_S = 300
 """How long a host's package manager may be busy with something else (a cloud image upgrades itself at first boot)."""
 PREPARE_TIMEOUT_S = 900
-APPLY_TIMEOUT_S = 120
+APPLY_TIMEOUT_S = 180
 CONFIRM_S = 20
 """What is kept of the time until the undo for confirming: a host that hangs must not make the others run out of it."""
-UNDO_AFTER_S = 60
+UNDO_AFTER_S = 120
 """Default of the undo timer: longer than applying and reconnecting take on a bad line, short enough to wait for."""
 UNDO_GRACE_S = 30
 """What an undo itself may take after its timer has fired."""

@@ -7,6 +7,7 @@ gateway share its connection (Fabric makes a jump connection for every target).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
@@ -132,6 +133,9 @@ class Link:
             connection.client.close()
 
     def _retry(self, attempt: Callable[[float], T]) -> T:
+        if self.carrier is not None:
+            with contextlib.suppress(HostError):  # said by `_tunnel`, which asks again
+                self.carrier.open()  # how long the gateway takes is no time of ours
         deadline = time.monotonic() + self._settings.connect_timeout
         for count in range(1, ATTEMPTS + 1):
             if self._settings.closed.is_set():

@@ -106,7 +106,7 @@ class Fleet:
         inventory: Inventory,
         *,
         parallel: int = 32,
-        connect_timeout: float = 10,
+        connect_timeout: float = 20,
         known_hosts: Path | None = None,
         sudo_password: str | None = None,
         debug: Callable[[str], None] | None = None,
