@@ -79,7 +79,7 @@ def _done(name: str, part: Callable[[Results], None], results: Results) -> bool:
     print(f"measuring: {name}", file=sys.stderr, flush=True)
     try:
         part(results)
-    except (BenchError, IsthmusError) as error:
+    except (BenchError, IsthmusError, subprocess.CalledProcessError) as error:
         print(f"scripts/bench: {name}: {error}", file=sys.stderr)
         return False
     return True
@@ -106,4 +106,10 @@ def _machine(results: Results) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # `scripts/bench | head`: nobody reads on; Python would complain again at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
