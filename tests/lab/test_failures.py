@@ -33,6 +33,12 @@ def admin(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Admin:
     return admin
 
 
+@pytest.fixture(scope="module")
+def patience(admin: Admin) -> int:
+    admin.with_mtu(next(_mtus))
+    return admin.patience("mesh.up")
+
+
 @pytest.fixture
 def wish(admin: Admin) -> Iterator[Callable[[], list[str]]]:
     """There is something to change on every host; the value tells where it was done. Afterwards all is whole."""
@@ -225,6 +231,17 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_the_old_state(admin: Admin, w
     assert re.search("^n2: .*No space left on device.*the old state was put back", result.stderr, re.MULTILINE)
     assert wish() == ["n1", "n3", "s1"]
     assert after == before
+
+
+def test_a_host_that_hangs_during_its_change_does_not_cost_the_others_theirs(
+    admin: Admin, patience: int, wish: Callable[[], list[str]]
+) -> None:
+    with admin.planted("ip", 'case "$*" in "link set mtu"*) exec sleep 1000 ;; esac', "n2"):
+        result = admin.inv(f"mesh.up --undo-after {patience}", code=1)
+        found = wish()
+    line = rf"^n2: apply: not done within .*; if the change was begun, it is undone within {patience} s$"
+    assert re.search(line, result.stderr, re.MULTILINE), result.stderr
+    assert found == ["n1", "n3", "s1"]
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,9 +93,7 @@ def case(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Case:
     admin = Admin(lab(load_inventory(both), HostOptions(packages=True)), folder)
     admin.inv("mesh.up", new, code=0)
     new_states = states(admin)
-    began = time.monotonic()
-    admin.inv("mesh.up", old, code=0)
-    patience = 10 + 4 * int(time.monotonic() - began)
+    patience = admin.patience("mesh.up", old)
     old_states = states(admin)
     for host in admin.hosts:
         for what in ("etc/wireguard/wg0.conf", "mtu 14", "172.16"):
@@ -116,20 +113,6 @@ def old_network(case: Case) -> Iterator[Case]:
     case.admin.pings(case.new)
 
 
-@contextmanager
-def planted(admin: Admin, program: str, script: str, *hosts: str) -> Iterator[None]:
-    """Put a program in front of the hosts' own that does something first."""
-    text = f'#!/bin/sh\nreal=$(PATH=/usr/sbin:/usr/bin:/sbin:/bin command -v {program})\n{script}\nexec "$real" "$@"\n'
-    path = f"/usr/local/bin/{program}"
-    for host in hosts:
-        admin.lab.host_run(host, f"cat >{path}.new; chmod 755 {path}.new; mv {path}.new {path}", text=text)
-    try:
-        yield
-    finally:
-        for host in hosts:
-            admin.lab.host_run(host, f"rm {path}")
-
-
 # --- the order: save, arm, change, confirm ------------------------------------------------------------------------
 
 
@@ -140,7 +123,7 @@ def test_the_old_state_is_saved_and_the_timer_armed_before_anything_changes(old_
     notes += "cp -a /var/lib/isthmus/staged.*/old /root/old; "
     notes += "[ ! -e /var/lib/isthmus/transaction ] || echo a transaction without a timer >>/root/state"
     admin.said("n2", "mkdir /root/was; cd /; cp -a --parents etc/wireguard/wg0.conf etc/isthmus /root/was")
-    with planted(admin, "systemd-run", notes, "n2"):
+    with admin.planted("systemd-run", notes, "n2"):
         admin.inv("mesh.up", old_network.new, code=0)
     at_arming = re.sub(r"(root +root +\d+) \w+ +\d+ +[\d:]+ ", r"\1 ", admin.said("n2", "cat /root/state") + "\n")
     assert at_arming == old_network.old_states["n2"]
@@ -152,7 +135,7 @@ def test_the_old_state_is_saved_and_the_timer_armed_before_anything_changes(old_
 
 def test_a_host_that_cannot_arm_its_timer_is_not_changed(old_network: Case) -> None:
     admin = old_network.admin
-    with planted(admin, "systemd-run", "echo no timers today >&2; exit 1", "n2"):
+    with admin.planted("systemd-run", "echo no timers today >&2; exit 1", "n2"):
         result = admin.inv("mesh.up", old_network.new, code=1)
     assert re.search("^n2: .*no timers today", result.stderr, re.MULTILINE)
     assert not admin.unsettled()
@@ -176,7 +159,7 @@ def test_only_a_fresh_connection_confirms(old_network: Case) -> None:
 
 def test_a_host_whose_own_check_fails_puts_the_old_state_back_at_once(old_network: Case) -> None:
     admin = old_network.admin
-    with planted(admin, "ip", 'case "$*" in "link set mtu 1400 dev wg0") exit 0 ;; esac', "n2"):
+    with admin.planted("ip", 'case "$*" in "link set mtu 1400 dev wg0") exit 0 ;; esac', "n2"):
         result = admin.inv("mesh.up --undo-after 600", old_network.new, code=1)
     assert "n2: the change did not take, the old state was put back; still differing: interface wg0 mtu" in (
         result.stderr.splitlines()
@@ -195,7 +178,7 @@ def test_a_change_that_cuts_the_admin_off_everywhere_leaves_the_old_network_whol
     # With the new network nobody gets in any more, with the old one everybody does.
     cut = "-p tcp --dport 22 -j DROP"
     new, old = (f'"link set mtu {mtu} dev wg0") iptables -{verb} {cut} ;;' for mtu, verb in MTUS)
-    with planted(admin, "ip", f'case "$*" in {new} {old} esac', *admin.hosts):
+    with admin.planted("ip", f'case "$*" in {new} {old} esac', *admin.hosts):
         result = admin.inv(f"mesh.up --undo-after {old_network.patience}", old_network.new, code=1)
         admin.settle()
     for host in admin.hosts:

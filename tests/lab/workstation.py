@@ -14,7 +14,8 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,12 @@ class Admin:
         """Run it with --json and return what it printed."""
         return json.loads(self.inv(f"{line} --json", file, code=code).stdout)
 
+    def patience(self, line: str, file: Path | None = None) -> int:
+        """Run it, which must be well, and return seconds in which this machine, as busy as it is, surely does it."""
+        began = time.monotonic()
+        self.inv(line, file, code=0)
+        return 10 + 4 * int(time.monotonic() - began)
+
     def start(self, command: list[str]) -> subprocess.Popen[str]:
         """Start a program on the workstation; the process is the program itself, its output is ours to read."""
         return subprocess.Popen(
@@ -124,6 +131,21 @@ class Admin:
         result = self.lab.host_run(host, command, timeout=PATIENCE_S)
         assert result.returncode == 0, f"{host}: {command}: {result.stdout}{result.stderr}"
         return result.stdout.strip()
+
+    @contextmanager
+    def planted(self, program: str, script: str, *hosts: str) -> Iterator[None]:
+        """While inside, a program of these hosts does something first: `script`, which may exit and be all it does."""
+        real = f"real=$(PATH=/usr/sbin:/usr/bin:/sbin:/bin command -v {program})"
+        text = f'#!/bin/sh\n{real}\n{script}\nexec "$real" "$@"\n'
+        path = f"/usr/local/bin/{program}"
+        for host in hosts:
+            write = f"cat >{path}.new && chmod 755 {path}.new && mv {path}.new {path}"
+            assert self.lab.host_run(host, write, text=text).returncode == 0
+        try:
+            yield
+        finally:
+            for host in hosts:
+                self.lab.host_run(host, f"rm {path}")
 
     def with_running_mtu(self, mtu: int) -> list[str]:
         """Return the hosts whose wg0 has this MTU now."""
