@@ -176,7 +176,7 @@ def _running_changes(
     yield from _interface_changes(config, running, facts)
     yield from _peer_changes(config, public_keys, running, facts.clock)
     wanted_routes = {route_line(route, str(config.address)) for route in config.routes}
-    yield from _set_changes(Kind.ROUTE, {route_line(route, "nobody") for route in facts.our_routes}, wanted_routes)
+    yield from _set_changes(Kind.ROUTE, {route_line(route, None) for route in facts.our_routes}, wanted_routes)
     yield from _set_changes(Kind.RULE, set(map(rule_line, facts.our_rules)), set(map(rule_line, config.rules)))
     yield from _firewall_changes(files[f"/etc/isthmus/{config.interface}.iptables"].text, facts.firewall)
     for name, value in config.sysctls:

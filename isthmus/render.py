@@ -152,8 +152,8 @@ def _complete_keys(
 # --- iproute2: each line is input for `ip -4 -batch` --------------------------------------------------------------
 
 
-def route_line(route: Route, address: str) -> str:
-    """Return the `route add` line of a compiled route on the host with this address.
+def route_line(route: Route, address: str | None) -> str:
+    """Return the `route add` line of a compiled route on the host with this address; of one as it was found, for None.
 
     The main table serves the host's own packets: there the source is always spelled out, the host's own address unless
     the route says otherwise. Other tables serve forwarded packets, which have a source.
@@ -161,7 +161,8 @@ def route_line(route: Route, address: str) -> str:
     line = f"route add {route.destination} dev {route.device}"
     if route.table != MAIN_TABLE:
         return f"{line} table {route.table} proto {ROUTE_PROTOCOL}"
-    return f"{line} proto {ROUTE_PROTOCOL} src {route.source or address}"
+    source = route.source or address
+    return f"{line} proto {ROUTE_PROTOCOL} src {source}" if source else f"{line} proto {ROUTE_PROTOCOL}"
 
 
 def rule_line(rule: Rule) -> str:
