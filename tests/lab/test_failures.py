@@ -287,7 +287,7 @@ def test_of_two_runs_at_once_none_breaks_anything(admin: Admin, wish: Callable[[
 def test_a_run_waits_for_another_that_is_stuck_until_that_is_undone(
     admin: Admin, wish: Callable[[], list[str]]
 ) -> None:
-    with admin.start_pausing("mesh.up --undo-after 5") as stuck:
+    with admin.start_pausing("mesh.up --undo-after 20") as stuck:
         second = admin.inv("mesh.up", code=0)
         assert wish() == list(admin.hosts)
         stuck.send_signal(signal.SIGCONT)
