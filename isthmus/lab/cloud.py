@@ -91,7 +91,8 @@ def build_router(layout: Layout, site: str) -> None:
         machine.batch(
             router,
             [
-                f"link add {BRIDGE} mtu {mtu} type bridge forward_delay 0",
+                # An address of its own: else it has its lowest port's, and the router's changes when that host leaves.
+                f"link add {BRIDGE} address 02:00:5e:00:00:fe mtu {mtu} type bridge forward_delay 0",
                 f"address add {gateway}/32 dev {BRIDGE}",
                 f"link set {BRIDGE} up",
                 f"route add {subnet} dev {BRIDGE} src {gateway}",
