@@ -233,6 +233,15 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_the_old_state(admin: Admin, w
     assert after == before
 
 
+def test_an_interface_that_does_not_start_says_why(admin: Admin, wish: Callable[[], list[str]]) -> None:
+    admin.said("n2", "systemctl stop wg-quick@wg0")
+    with admin.planted("iptables-restore", "echo RULE_APPEND failed for no reason >&2; exit 4", "n2"):
+        result = admin.inv("mesh.up", code=1)
+    line = "^n2: apply: .*RULE_APPEND failed for no reason; the old state was put back$"
+    assert re.search(line, result.stderr, re.MULTILINE), result.stderr
+    assert wish() == ["n1", "n3", "s1"]
+
+
 def test_a_host_that_hangs_during_its_change_does_not_cost_the_others_theirs(
     admin: Admin, patience: int, wish: Callable[[], list[str]]
 ) -> None:
