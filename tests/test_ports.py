@@ -1,0 +1,94 @@
+"""Which ports must be open: every rule of the article, and what other shapes change."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from isthmus.inventory import load_inventory
+from isthmus.model import Inventory
+from isthmus.network import compile_network
+from isthmus.ports import WORKSTATION, port_rules
+
+ARTICLE = (Path(__file__).parent.parent / "hosts.toml").read_text(encoding="utf-8")
+
+
+def inventory(folder: Path, text: str = ARTICLE) -> Inventory:
+    (folder / "hosts.toml").write_text(text, encoding="utf-8")
+    return load_inventory(folder / "hosts.toml")
+
+
+def test_the_rules_of_the_article(tmp_path: Path) -> None:
+    rules = port_rules(inventory(tmp_path))
+    assert [(r.host, f"{r.port}/{r.protocol}", str(r.address), r.source, str(r.source_address)) for r in rules] == [
+        ("n1", "22/tcp", "203.0.113.1", WORKSTATION, "None"),
+        ("n1", "51820/udp", "203.0.113.1", "s1", "203.0.113.129"),
+        ("n1", "51820/udp", "172.16.0.1", "n2", "172.16.0.2"),
+        ("n1", "51820/udp", "172.16.0.1", "n3", "172.16.0.3"),
+        ("n2", "22/tcp", "203.0.113.2", WORKSTATION, "None"),
+        ("n2", "51820/udp", "172.16.0.2", "n1", "172.16.0.1"),
+        ("n3", "22/tcp", "172.16.0.3", "n1", "172.16.0.1"),
+        ("n3", "51820/udp", "172.16.0.3", "n1", "172.16.0.1"),
+        ("s1", "22/tcp", "203.0.113.129", WORKSTATION, "None"),
+        ("s1", "51820/udp", "203.0.113.129", "n1", "203.0.113.1"),
+    ]
+    assert {rule.direction for rule in rules} == {"ingress"}
+    assert rules[1].why == "WireGuard from shanghai; carries all that its hosts say to those of nanjing"
+
+
+def test_a_gateway_that_stands_by_needs_what_the_one_in_charge_needs(tmp_path: Path) -> None:
+    rules = port_rules(inventory(tmp_path, ARTICLE.replace('gateways = ["n1"]', 'gateways = ["n1", "n2"]')))
+    by_host = {
+        host: [(f"{r.port}/{r.protocol}", str(r.address), r.source) for r in rules if r.host == host]
+        for host in ("n2", "n3")
+    }
+    assert by_host == {
+        "n2": [
+            ("22/tcp", "203.0.113.2", WORKSTATION),
+            ("51820/udp", "203.0.113.2", "s1"),
+            ("51820/udp", "172.16.0.2", "n1"),
+            ("51820/udp", "172.16.0.2", "n3"),
+        ],
+        "n3": [
+            ("22/tcp", "172.16.0.3", "n1"),
+            ("22/tcp", "172.16.0.3", "n2"),
+            ("51820/udp", "172.16.0.3", "n1"),
+            ("51820/udp", "172.16.0.3", "n2"),
+        ],
+    }
+
+
+def test_the_inventorys_own_ports(tmp_path: Path) -> None:
+    text = ARTICLE.replace("[mesh]\n", "[mesh]\nlisten_port = 4500\n").replace("listen_port = 51820\n", "")
+    text = re.sub(r"(?m)^\[ssh\].*\n", "[ssh]\nport = 2222\n", text)
+    assert {(rule.protocol, rule.port) for rule in port_rules(inventory(tmp_path, text))} == {
+        ("udp", 4500),
+        ("tcp", 2222),
+    }
+
+
+def test_a_single_site_needs_no_wireguard(tmp_path: Path) -> None:
+    text = re.sub(r"(?ms)^\[(sites.shanghai|hosts.s1|resources.mysql)\].*?\n(?=\[)", "", ARTICLE)
+    assert {rule.protocol for rule in port_rules(inventory(tmp_path, text))} == {"tcp"}
+    inside = port_rules(inventory(tmp_path, re.sub(r"(?m)^public .*\n", "", text)))
+    assert {(rule.source, rule.address.is_private) for rule in inside} == {(WORKSTATION, True)}, "we are inside"
+
+
+@pytest.mark.parametrize(
+    "golden", sorted(path.parent.name for path in Path(__file__).parent.glob("golden/*/hosts.toml"))
+)
+def test_every_endpoint_of_every_peer_is_a_rule_and_nothing_else_is(golden: str) -> None:
+    """WireGuard's rules and the compiled network are two readings of one inventory."""
+    asked = load_inventory(Path(__file__).parent / "golden" / golden / "hosts.toml")
+    if len(asked.sites) == 1:
+        return
+    endpoints = {
+        (name, peer.host, peer.endpoint.address, peer.endpoint.port)
+        for name, config in compile_network(asked).items()
+        for peer in config.peers
+        if peer.endpoint
+    }
+    rules = {(rule.source, rule.host, rule.address, rule.port) for rule in port_rules(asked) if rule.protocol == "udp"}
+    assert rules == endpoints
