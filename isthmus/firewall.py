@@ -17,17 +17,18 @@ def compile_firewall(inventory: Inventory) -> dict[str, tuple[FirewallRule, ...]
     tunnel = FirewallRule(Chain.INPUT, Target.ACCEPT, protocol="udp", destination_port=inventory.mesh.listen_port)
     rules: dict[str, tuple[FirewallRule, ...]] = dict.fromkeys(inventory.hosts, (tunnel,))
     for site in inventory.sites:
-        rules[inventory.sites[site].gateway] = (tunnel, *_gateway_rules(inventory, site))
+        for gateway in inventory.sites[site].gateways:  # who stands by is ready
+            rules[gateway] = (tunnel, *_gateway_rules(inventory, site, gateway))
     return rules
 
 
-def _gateway_rules(inventory: Inventory, site: str) -> tuple[FirewallRule, ...]:
+def _gateway_rules(inventory: Inventory, site: str, gateway: str) -> tuple[FirewallRule, ...]:
     resources = tuple(sorted(inventory.resources_of(site), key=lambda resource: resource.address))
     return (
         *_forward_members(inventory, site),
         *(rule for resource in resources for rule in _forward_resource(inventory, resource)),
         *_clamp_mss(inventory),
-        *(_hide_behind_gateway(inventory, resource) for resource in resources),
+        *(_hide_behind_gateway(inventory, resource, gateway) for resource in resources),
     )
 
 
@@ -71,7 +72,7 @@ def _clamp_mss(inventory: Inventory) -> tuple[FirewallRule, ...]:
     )
 
 
-def _hide_behind_gateway(inventory: Inventory, resource: Resource) -> FirewallRule:
+def _hide_behind_gateway(inventory: Inventory, resource: Resource, gateway: str) -> FirewallRule:
     """Give flows to a resource the gateway's address: the resource has no route back to other sites.
 
     SNAT to the address rather than MASQUERADE on a NIC: it needs no NIC's name, so it never has a wrong one. Hosts of
@@ -83,5 +84,5 @@ def _hide_behind_gateway(inventory: Inventory, resource: Resource) -> FirewallRu
         source=inventory.mesh.supernet,
         destination=IPv4Network(resource.address),
         out_interface=f"!{inventory.mesh.interface}",
-        to_source=inventory.gateway_of(resource.site).address,
+        to_source=inventory.hosts[gateway].address,
     )

@@ -6,7 +6,7 @@ No I/O and no policy here: only data and the arithmetic every module needs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
@@ -52,7 +52,10 @@ class Site:
     name: str
     subnet: IPv4Network
     gateways: tuple[str, ...]
+    """The first is in charge of the site's traffic with other sites, the others stand by."""
     provider: str | None = None
+    drained: str | None = None
+    """The gateway that `inv mesh.drain` took out of charge; not of hosts.toml, the hosts know it."""
 
     @property
     def gateway(self) -> str:
@@ -114,7 +117,7 @@ class Inventory:
 
     @cached_property
     def _gateways(self) -> frozenset[str]:
-        return frozenset(site.gateway for site in self.sites.values())
+        return frozenset(name for site in self.sites.values() for name in site.gateways)
 
     def members(self, site: str) -> tuple[Host, ...]:
         """Return the hosts of a site, gateway included."""
@@ -125,12 +128,36 @@ class Inventory:
         return self.hosts[self.sites[site].gateway]
 
     def is_gateway(self, host: str) -> bool:
-        """Return whether the host is in charge of its site."""
+        """Return whether the host is a gateway of its site, in charge or standing by."""
         return host in self._gateways
 
+    def in_charge(self, host: str) -> bool:
+        """Return whether the host is the gateway in charge of its site."""
+        return self.sites[self.hosts[host].site].gateway == host
+
     def leaves(self, site: str) -> tuple[Host, ...]:
-        """Return the hosts of a site other than its gateway."""
+        """Return the hosts of a site that are none of its gateways."""
         return tuple(host for host in self.members(site) if not self.is_gateway(host.name))
+
+    def with_charge(self, gateways: Mapping[str, str]) -> Inventory:
+        """Return the inventory with other gateways in charge, {site: gateway}; ValueError for one it does not have."""
+        sites = dict(self.sites)
+        for name, gateway in gateways.items():
+            before = sites[name].gateways
+            if gateway not in before:
+                raise ValueError(f"{gateway} is no gateway of {name}")
+            sites[name] = replace(sites[name], gateways=(gateway, *(one for one in before if one != gateway)))
+        return replace(self, sites=sites)
+
+    def drain(self, gateways: Mapping[str, str]) -> Inventory:
+        """Return the inventory with these gateways drained, {site: gateway}: the other of each site is in charge."""
+        if not gateways:
+            return self
+        sites = dict(self.sites)
+        for name, drained in gateways.items():
+            order = tuple(sorted(sites[name].gateways, key=lambda gateway: gateway == drained))
+            sites[name] = replace(sites[name], gateways=order, drained=drained)
+        return replace(self, sites=sites)
 
     def resources_of(self, site: str) -> tuple[Resource, ...]:
         """Return the resources of a site."""
@@ -254,3 +281,5 @@ class HostConfig:
     firewall: tuple[FirewallRule, ...] = ()
     sysctls: tuple[tuple[str, str], ...] = ()
     """Sorted (key, value) pairs such as ("net.ipv4.ip_forward", "1")."""
+    drained: str | None = None
+    """On gateways: the one of the site that is drained."""

@@ -28,6 +28,8 @@ _ALWAYS = ("system", "clock", "tools", "link", "addresses", "routes", "rules", "
 OURS = "# isthmus:"
 """How the first line of a wg-quick file of ours begins."""
 
+_PEER_IN_FILE = re.compile(rf"^# (\S+)\n\[Peer\]\nPublicKey = ({PUBLIC_KEY.pattern})$", re.MULTILINE)
+
 
 @dataclass(frozen=True)
 class FoundFile:
@@ -98,6 +100,14 @@ class Facts:
     """wg-quick@ starts at boot."""
     transaction: str | None
     """Who holds the host with an unconfirmed change."""
+    other_interfaces: tuple[str, ...] = ()
+    """Of meshes of ours under another interface's name."""
+
+    def mesh_address(self, interface: str) -> IPv4Address | None:
+        """Return the address that our file gives the mesh interface; None when there is no such file."""
+        conf = self.files.get(f"/etc/wireguard/{interface}.conf")
+        found = re.search(r"^Address = ([\d.]+)/32$", conf.text, re.MULTILINE) if conf else None
+        return IPv4Address(found[1]) if found and conf and conf.text.startswith(OURS) else None
 
     def firewall_rules(self) -> tuple[FirewallRule, ...]:
         """Return our firewall as values: the rules of those chains of ours that a built-in chain jumps to."""
@@ -120,6 +130,12 @@ class Facts:
     def network_interfaces(self, mesh_interface: str) -> tuple[tuple[str, IPv4Interface], ...]:
         """Return the addresses of every other interface than the mesh's and the loopback."""
         return tuple((device, address) for device, address in self.addresses if device not in (mesh_interface, "lo"))
+
+
+def peers_in_files(facts: Facts) -> dict[str, str]:
+    """Return the public keys that a host's own file of ours names, by host."""
+    texts = [file.text for path, file in facts.files.items() if path.startswith("/etc/wireguard/")]
+    return dict(pair for text in texts if text.startswith(OURS) for pair in _PEER_IN_FILE.findall(text))
 
 
 def parse_probe(host: str, interface: str, text: str) -> Facts:
@@ -181,6 +197,7 @@ def _facts(host: str, interface: str, sections: Mapping[str, list[str]]) -> Fact
         sysctls=dict(_sysctl(line) for line in lines("sysctls")),
         enabled=unit.get("UnitFileState") == "enabled",
         transaction=(lines("transaction") or ["unknown"])[0] if "transaction" in sections else None,
+        other_interfaces=tuple(name.partition(" ")[2] for name in sections if name.startswith("other ")),
     )
 
 

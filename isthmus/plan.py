@@ -87,6 +87,12 @@ class HostPlan:
         """Packages are missing, or the host has no key yet."""
         return bool(self.packages) or self.make_key
 
+    @property
+    def moves_networks(self) -> bool:
+        """A peer that stays gets other AllowedIPs: until every host concerned has done its part, packets are lost."""
+        peers = [change for change in self.changes if change.kind is Kind.PEER and change.before and change.after]
+        return any(change.before[0] != change.after[0] for change in peers)
+
 
 def objections(config: HostConfig, facts: Facts) -> tuple[str, ...]:
     """Return why this host must not be touched: another system, someone else's interface, the wrong machine."""
@@ -97,6 +103,9 @@ def objections(config: HostConfig, facts: Facts) -> tuple[str, ...]:
     if config.address not in [address.ip for _, address in nics]:
         has = ", ".join(f"{address.ip} ({device})" for device, address in nics) or "none"
         found.append(f"has no network interface with {config.address}, its address in the inventory; it has {has}")
+    for other in facts.other_interfaces:
+        both = f"has the mesh on {other}, not on {config.interface}"
+        found.append(f"{both}; to rename it, `inv mesh.down` with the old hosts.toml, then `inv mesh.up`")
     path = f"/etc/wireguard/{config.interface}.conf"
     conf = facts.files.get(path)
     if conf is not None and not conf.text.startswith(OURS):

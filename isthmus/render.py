@@ -32,6 +32,7 @@ _TEMPLATES = {
     "etc/wireguard/INTERFACE.conf": 0o600,
     "etc/isthmus/INTERFACE.routes": 0o644,
     "etc/isthmus/INTERFACE.iptables": 0o644,
+    "etc/isthmus/INTERFACE.drained": 0o644,
     "etc/sysctl.d/90-isthmus.conf": 0o644,
 }
 
@@ -70,7 +71,7 @@ def render_mesh(
     rendered = {}
     for name, config in hosts:
         parts = (config.peers, config.routes, config.rules, config.firewall, config.sysctls)
-        group = (config.interface, config.listen_port, config.mtu, *map(id, parts))
+        group = (config.interface, config.listen_port, config.mtu, config.drained, *map(id, parts))
         if group not in patterns:
             patterns[group] = _patterns(config, keys, once)
         address = str(config.address)
@@ -126,6 +127,8 @@ def _patterns(config: HostConfig, keys: Mapping[str, str], once: _Once) -> dict[
     patterns = {}
     for name, mode in _TEMPLATES.items():
         if name.startswith("etc/sysctl.d/") and not config.sysctls:
+            continue
+        if name.endswith(".drained") and config.drained is None:
             continue
         path = "/" + name.replace("INTERFACE", config.interface)
         patterns[path] = _Pattern(_environment().get_template(f"{name}.j2").render(values), mode)

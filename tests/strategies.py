@@ -141,20 +141,24 @@ def _site(draw, site, subnet, names, public, max_hosts, *, others):  # type: ign
     resources = min(draw(st.integers(0, 2)), len(offsets) - 1)
     hosts = len(offsets) - resources
     gateway = draw(st.integers(0, hosts - 1))
+    # Standing by: another host of the site, or none.
+    standby = draw(st.sampled_from([None, *(number for number in range(hosts) if number != gateway)]))
+    gateways = {}
     members = []
     for number in range(hosts):
         name = next(names)
         text = f"[hosts.{name}]\n" + _line("site", site) + _line("address", str(subnet[offsets[number]]))
-        if number == gateway:
-            gateway_name = name
+        if number in (gateway, standby):
+            gateways[number] = f'"{name}"'
         is_public, extras = draw(_host_extras)
-        if is_public or (number == gateway and others):
+        if is_public or (number in gateways and others):
             text += _line("public", next(public))
         members.append(text + extras)
     for number in range(hosts, len(offsets)):
         text = f"[resources.{next(names)}]\n" + _line("site", site) + _line("address", str(subnet[offsets[number]]))
         members.append(text + _line("port", draw(_optional_port)))
-    text = f"[sites.{site}]\n" + _line("subnet", str(subnet)) + f'gateways = ["{gateway_name}"]\n'
+    in_order = ", ".join(gateways[number] for number in (gateway, standby) if number is not None)
+    text = f"[sites.{site}]\n" + _line("subnet", str(subnet)) + f"gateways = [{in_order}]\n"
     return [text + _line("provider", draw(st.sampled_from([None, "tencent", "aliyun"]))), *members]
 
 

@@ -67,9 +67,11 @@ def assert_agrees(inventory: Inventory) -> None:
     for number, site in enumerate(inventory.sites.values()):
         assert site.subnet.subnet_of(inventory.mesh.supernet)
         assert not any(site.subnet.overlaps(other.subnet) for other in [*inventory.sites.values()][:number])
-        assert site.gateways == (inventory.gateway_of(site.name).name,)
-        assert inventory.gateway_of(site.name).site == site.name
-        assert inventory.gateway_of(site.name).public or len(inventory.sites) == 1
+        assert 1 <= len(set(site.gateways)) == len(site.gateways) <= 2
+        assert site.gateways[0] == inventory.gateway_of(site.name).name
+        for gateway in site.gateways:
+            assert inventory.hosts[gateway].site == site.name
+            assert inventory.hosts[gateway].public or len(inventory.sites) == 1
     public = [host.public for host in inventory.hosts.values() if host.public]
     assert len(set(public)) == len(public)
 
@@ -95,6 +97,7 @@ CORNERS: dict[str, Callable[[Inventory], bool]] = {
     "a gateway that is not the first host": lambda inventory: any(
         inventory.members(site)[0] != inventory.gateway_of(site) for site in inventory.sites
     ),
+    "a gateway that stands by": lambda inventory: any(len(site.gateways) == 2 for site in inventory.sites.values()),
     "a leaf without a public address": lambda inventory: any(
         host.public is None for site in inventory.sites for host in inventory.leaves(site)
     ),
@@ -144,9 +147,9 @@ SINGLE_VALUES = [
     ("ssh", "key", "id", '"id"', "one of user or port"),
     ("sites", "subnet", "10.0.0.0/31", '"10.0.0.0/31"', "a prefix length from /8 to /30"),
     ("sites", "subnet", "127.0.0.0/24", '"127.0.0.0/24"', "a private network"),
-    ("sites", "gateways", [], "[]", "the name of one host"),
+    ("sites", "gateways", [], "[]", "the names of one or two hosts"),
     ("sites", "gateways", ["Nobody"], '"Nobody"', "a host of "),
-    ("sites", "gateways", ["a", "b"], '["a", "b"]', "a second gateway comes later"),
+    ("sites", "gateways", ["a", "b", "c"], '["a", "b", "c"]', "the names of one or two hosts"),
     ("sites", "provider", "two words", '"two words"', "a cloud's name"),
     ("sites", "subnets", "10.0.0.0/24", '"10.0.0.0/24"', "did you mean subnet?"),
     ("hosts", "site", "Atlantis", '"Atlantis"', "the name of a site"),
@@ -228,7 +231,7 @@ def subnet_of_another_site(tables: Tables, place: int) -> tuple[str, str, str]:
 def gateway_of_another_site(tables: Tables, place: int) -> tuple[str, str, str]:
     sites = tables["sites"]
     first, second = sorted({nth(sites, place), nth(sites, place // 10)})[:2]
-    sites[second]["gateways"] = sites[first]["gateways"]
+    sites[second]["gateways"] = sites[first]["gateways"][:1]
     return f"sites.{second}.gateways", f'"{sites[first]["gateways"][0]}"', f"a host of {second}: "
 
 
@@ -236,7 +239,7 @@ def gateway_without_public_address(tables: Tables, place: int) -> tuple[str, str
     assume(len(tables["sites"]) > 1)
     gateway = tables["sites"][nth(tables["sites"], place)]["gateways"][0]
     del tables["hosts"][gateway]["public"]
-    return f"hosts.{gateway}.public", "nothing", f"a public address: {gateway} is the gateway of "
+    return f"hosts.{gateway}.public", "nothing", f"a public address: {gateway} is "
 
 
 def site_without_hosts(tables: Tables, place: int) -> tuple[str, str, str]:

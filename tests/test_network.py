@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from random import Random
 
@@ -169,10 +169,22 @@ def test_the_order_of_the_file_changes_nothing_on_any_host(inventory: Inventory,
 
 
 @given(inventories())
-def test_allowed_ips_of_a_host_never_overlap(inventory: Inventory) -> None:
+def test_allowed_ips_of_a_host_overlap_only_where_a_gateway_that_stands_by_has_its_own_address(
+    inventory: Inventory,
+) -> None:
+    standing_by = {host.name: host.address for host in inventory.hosts.values() if not inventory.in_charge(host.name)}
     for config in compile_network(inventory).values():
-        taken = sorted(network for peer in config.peers for network in peer.allowed_ips)
-        for network, following in pairwise(taken):
+        taken = {network: peer.host for peer in config.peers for network in peer.allowed_ips}
+        assert len(taken) == sum(len(peer.allowed_ips) for peer in config.peers)
+        # Inside its site's subnet, which belongs to the one in charge: the longest prefix wins.
+        apart = [
+            network
+            for network, peer in taken.items()
+            if inventory.hosts[peer].site == config.site
+            or not inventory.is_gateway(peer)
+            or network != IPv4Network(standing_by.get(peer, 0))
+        ]
+        for network, following in pairwise(sorted(apart)):
             assert network[-1] < following[0], config.host
 
 
@@ -181,9 +193,12 @@ def test_a_leaf_accepts_the_supernet_without_its_own_subnet_in_the_fewest_networ
     configs = compile_network(inventory)
     for site in inventory.sites.values():
         for leaf in inventory.leaves(site.name):
-            (peer,) = configs[leaf.name].peers
-            assert peer.host == site.gateway
-            assert peer.endpoint == Endpoint(inventory.gateway_of(site.name).address, inventory.mesh.listen_port)
+            peers = {peer.host: peer for peer in configs[leaf.name].peers}
+            assert set(peers) == set(site.gateways)
+            for name, peer in peers.items():
+                assert peer.endpoint == Endpoint(inventory.hosts[name].address, inventory.mesh.listen_port)
+                assert name == site.gateway or peer.allowed_ips == ()
+            peer = peers[site.gateway]
             assert peer.allowed_ips == tuple(collapse_addresses(peer.allowed_ips))
             assert not any(network.overlaps(site.subnet) for network in peer.allowed_ips)
             whole = tuple(collapse_addresses((*peer.allowed_ips, site.subnet)))
@@ -205,14 +220,15 @@ def test_two_hosts_are_peers_of_each_other_or_of_neither(inventory: Inventory) -
     configs = compile_network(inventory)
     pairs = {(config.host, peer.host) for config in configs.values() for peer in config.peers}
     assert pairs == {(second, first) for first, second in pairs}
-    gateways = {site.gateway for site in inventory.sites.values()}
-    for first, second in pairs:
+    gateways = {name for site in inventory.sites.values() for name in site.gateways}
+    for first, second in permutations(configs, 2):
         same_site = configs[first].site == configs[second].site
-        assert len({first, second} & gateways) == (1 if same_site else 2)
+        found = len({first, second} & gateways)
+        assert ((first, second) in pairs) == (found >= 1 if same_site else found == 2)
 
 
 @given(inventories(), st.data())
-def test_adding_a_host_changes_only_itself_and_its_gateway_and_moves_nobody(
+def test_adding_a_host_changes_only_itself_and_its_gateways_and_moves_nobody(
     inventory: Inventory, data: st.DataObject
 ) -> None:
     site = inventory.sites[data.draw(st.sampled_from(sorted(inventory.sites)))]
@@ -224,12 +240,13 @@ def test_adding_a_host_changes_only_itself_and_its_gateway_and_moves_nobody(
     before = compile_network(inventory)
     after = compile_network(replace(inventory, hosts=dict(hosts)))
     changed = {name for name in after if after[name] != before.get(name)}
-    assert changed == {"added", site.gateway}
-    old, new = before[site.gateway], after[site.gateway]
-    assert new.address == old.address
-    assert [peer for peer in new.peers if peer.host != "added"] == list(old.peers)
-    assert set(new.routes) - set(old.routes) == {Route(IPv4Network(address), new.interface, 5182)}
-    assert set(old.routes) <= set(new.routes)
+    assert changed == {"added", *site.gateways}
+    for gateway in site.gateways:
+        old, new = before[gateway], after[gateway]
+        assert new.address == old.address
+        assert [peer for peer in new.peers if peer.host != "added"] == list(old.peers)
+        assert set(new.routes) - set(old.routes) == {Route(IPv4Network(address), new.interface, 5182)}
+        assert set(old.routes) <= set(new.routes)
 
 
 @given(inventories(), st.data())
@@ -248,4 +265,26 @@ def test_a_site_that_joins_or_leaves_changes_one_route_of_a_leaf_and_no_peer(
         assert set(big[name].routes) - set(config.routes) == {Route(gone.subnet, config.interface)}
         assert set(config.routes) <= set(big[name].routes)
         joined = [peer.host for peer in big[name].peers if peer not in config.peers]
-        assert joined == ([gone.gateway] if without.is_gateway(name) else [])
+        assert sorted(joined) == (sorted(gone.gateways) if without.is_gateway(name) else [])
+
+
+@given(inventories(), st.data())
+def test_another_gateway_in_charge_moves_allowed_ips_of_leaves_and_of_other_sites_gateways_and_nothing_else(
+    inventory: Inventory, data: st.DataObject
+) -> None:
+    two = [site for site in inventory.sites.values() if len(site.gateways) > 1]
+    assume(two)
+    site = data.draw(st.sampled_from(two))
+    before = compile_network(inventory)
+    after = compile_network(inventory.with_charge({site.name: site.gateways[1]}))
+    leaves = {leaf.name for leaf in inventory.leaves(site.name)}
+    others = {name for other in inventory.sites.values() if other != site for name in other.gateways}
+    for name, config in after.items():
+        if name not in leaves | others:
+            assert config == before[name]
+            continue
+        peers = {peer.host: peer for peer in config.peers}
+        for peer in before[name].peers:
+            assert replace(peers[peer.host], allowed_ips=peer.allowed_ips) == peer
+            assert (peers[peer.host] != peer) == (peer.host in site.gateways)
+        assert replace(config, peers=before[name].peers) == before[name]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from itertools import permutations
+from typing import TypeVar
 
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -27,6 +28,8 @@ from isthmus.verify import (
 )
 from isthmus.verify.sites import Sites
 from isthmus.verify.symmetry import classes_of_alike
+
+T = TypeVar("T")
 
 Machines = Mapping[str, Machine]
 
@@ -63,7 +66,10 @@ def test_every_pair_takes_the_promised_path_even_where_the_cloud_lets_any_source
 @given(inventories(max_sites=3, max_hosts=8))
 def test_members_of_a_site_that_differ_in_nothing_are_found_alike(inventory):
     classes = classes_of_alike(compiled(inventory), inventory, {})
-    kinds = {(host.site, inventory.is_gateway(host.name), host.public is None) for host in inventory.hosts.values()}
+    kinds = {
+        (host.site, inventory.is_gateway(host.name), inventory.in_charge(host.name), host.public is None)
+        for host in inventory.hosts.values()
+    }
     assert len(classes) == len(kinds)
 
 
@@ -83,6 +89,25 @@ def a_host(draw: st.DrawFn, inventory: Inventory, machines: Machines, gateway: b
     return machines[some(draw, names)]
 
 
+def carry(inventory: Inventory, name: str, others: Mapping[str, T]) -> list[T]:
+    """Of what a host has for each of these others, return that by which packets go as long as nothing has failed.
+
+    A gateway that stands by has everything ready for the leaves of its site, and they for it, but nothing goes there:
+    test_prove.py looks at it in charge. Two gateways of a site send each other nothing by the mesh.
+    """
+    here = inventory.hosts[name].site
+    idle = inventory.sites[here].gateways[1:]
+    return [
+        thing for other, thing in others.items() if inventory.hosts[other].site != here or not {name, other} & set(idle)
+    ]
+
+
+def a_peer_that_carries(draw: st.DrawFn, inventory: Inventory, machine: Machine) -> Peer:
+    peers = carry(inventory, machine.name, {peer.host: peer for peer in machine.peers})
+    assume(peers and len(inventory.sites) > 1)
+    return some(draw, peers)
+
+
 def forwarder(draw: st.DrawFn, inventory: Inventory, machines: Machines) -> Machine:
     """A gateway that has leaves, in a network that has other sites."""
     names = [site.gateway for name, site in inventory.sites.items() if inventory.leaves(name)]
@@ -92,22 +117,24 @@ def forwarder(draw: st.DrawFn, inventory: Inventory, machines: Machines) -> Mach
 
 def drop_a_peer(draw, inventory, machines):
     machine = a_host(draw, inventory, machines)
-    assume(machine.peers and len(inventory.sites) > 1)
-    lost = some(draw, machine.peers)
+    lost = a_peer_that_carries(draw, inventory, machine)
     return replace(machine, peers=tuple(peer for peer in machine.peers if peer is not lost))
 
 
 def drop_the_allowed_ips_of_a_peer(draw, inventory, machines):
     machine = a_host(draw, inventory, machines)
-    assume(machine.peers and len(inventory.sites) > 1)
-    lost = some(draw, machine.peers)
+    lost = a_peer_that_carries(draw, inventory, machine)
     return replace(machine, peers=tuple(replace(p, allowed_ips=()) if p is lost else p for p in machine.peers))
 
 
 def drop_a_mesh_route(draw, inventory, machines):
     machine = a_host(draw, inventory, machines)
     assume(len(inventory.sites) > 1)
-    lost = some(draw, [route for route in machine.routes if route.device == machine.interface])
+    ours = [route for route in machine.routes if route.device == machine.interface]
+    member = {int(host.address): name for name, host in inventory.hosts.items()}
+    to_leaves = {member[int(route.destination[0])]: route for route in ours if route.table != MAIN_TABLE}
+    needed = [route for route in ours if route.table == MAIN_TABLE] + carry(inventory, machine.name, to_leaves)
+    lost = some(draw, needed)
     return replace(machine, routes=tuple(route for route in machine.routes if route is not lost))
 
 
@@ -128,8 +155,7 @@ def switch_forwarding_off(draw, inventory, machines):
 
 def move_an_endpoint(draw, inventory, machines):
     machine = a_host(draw, inventory, machines)
-    assume(machine.peers and len(inventory.sites) > 1)
-    moved = some(draw, machine.peers)
+    moved = a_peer_that_carries(draw, inventory, machine)
     elsewhere = [address for host in inventory.hosts.values() for address in (host.address, host.public) if address]
     right = {inventory.hosts[moved.host].address, inventory.hosts[moved.host].public}
     # A public endpoint for one's own gateway is a fault too, but needs a public address to be delivered at all.
@@ -240,16 +266,18 @@ def how_often(broken: tuple[BrokenPromise, ...]) -> Counter[Promise]:
     return times
 
 
-def sites_with(*leaves: tuple[int, int], resources: str = "") -> Inventory:
+def sites_with(*leaves: tuple[int, int], resources: str = "", standing_by: str = "") -> Inventory:
     """Return an inventory with so many (private, public) leaves in each site a, b, …, beside its gateway.
 
-    Sites named in `resources` have one each.
+    Sites named in `resources` have one each, those in `standing_by` another gateway, the last of their hosts.
     """
     lines = ['[mesh]\nsupernet = "10.0.0.0/16"']
     for third, (private, public) in enumerate(leaves):
         site = "abcdefgh"[third]
-        lines.append(f'[sites.{site}]\nsubnet = "10.0.{third}.0/24"\ngateways = ["{site}1"]')
-        for number in range(1, private + public + 2):
+        last = private + public + 1 + (site in standing_by)
+        gateways = f'"{site}1", "{site}{last}"' if site in standing_by else f'"{site}1"'
+        lines.append(f'[sites.{site}]\nsubnet = "10.0.{third}.0/24"\ngateways = [{gateways}]')
+        for number in range(1, last + 1):
             lines.append(f'[hosts.{site}{number}]\nsite = "{site}"\naddress = "10.0.{third}.{number}"')
             if number == 1 or number > private + 1:
                 lines.append(f'public = "203.0.{third}.{number}"')
@@ -261,10 +289,11 @@ def sites_with(*leaves: tuple[int, int], resources: str = "") -> Inventory:
 # Many hosts and many sites alike, of different size.
 MANY_LEAVES = sites_with((4, 2), (2, 0), resources="b")
 MANY_SITES = sites_with((2, 0), (3, 0), (2, 0), (1, 2), (1, 0), (1, 0), (0, 0), (0, 0), resources="abc")
+MANY_GATEWAYS = sites_with((2, 0), (3, 0), (0, 2), (2, 0), (0, 0), resources="ab", standing_by="abce")
 
 
 @settings(in_short, max_examples=150)
-@given(st.data(), st.sampled_from([MANY_LEAVES, MANY_SITES]))
+@given(st.data(), st.sampled_from([MANY_LEAVES, MANY_SITES, MANY_GATEWAYS]))
 def test_representatives_find_what_all_pairs_find_and_count_it_right(data, inventory):
     machines = compiled(inventory)
     for _ in range(data.draw(st.integers(1, 3))):
@@ -394,6 +423,10 @@ def groups_of_alike_sites(machines: Machines, inventory: Inventory) -> list[list
 
 def test_sites_of_the_same_kinds_of_hosts_are_alike_whatever_their_size():
     assert groups_of_alike_sites(compiled(MANY_SITES), MANY_SITES) == [["a", "b", "c"], ["d"], ["e", "f"], ["g", "h"]]
+
+
+def test_sites_with_a_gateway_that_stands_by_are_alike():
+    assert groups_of_alike_sites(compiled(MANY_GATEWAYS), MANY_GATEWAYS) == [["a", "b"], ["c"], ["d"], ["e"]]
 
 
 def test_a_site_that_another_treats_in_its_own_way_is_alike_to_none():

@@ -21,7 +21,7 @@ class Draft:
     resources: list[str] = field(default_factory=list)
     supernet: IPv4Network | None = None
     subnets: dict[str, IPv4Network] = field(default_factory=dict)
-    gateways: dict[str, str] = field(default_factory=dict)
+    gateways: dict[str, tuple[str, ...]] = field(default_factory=dict)
     site_of: dict[Path, str] = field(default_factory=dict)
     addresses: dict[Path, IPv4Address] = field(default_factory=dict)
     public: dict[str, IPv4Address] = field(default_factory=dict)
@@ -98,26 +98,30 @@ def _check_only_once(addresses: dict[Path, IPv4Address], problems: Problems) -> 
 
 
 def _check_gateways(draft: Draft, problems: Problems) -> None:
-    """Every site has hosts, its gateway is one of them, and other sites can reach it."""
+    """Every site has hosts, its gateways are some of them, and other sites can reach them."""
     members: dict[str, list[str]] = {site: [] for site in draft.sites}
     strays: list[str] = []
     for host in draft.hosts:
         home = draft.site_of.get(("hosts", host))
         (strays if home is None else members.get(home, strays)).append(host)
     for site, hosts in members.items():
-        gateway = draft.gateways.get(site)
         if not hosts and not strays and draft.hosts:
             problems.note(("sites", site), "no host of this site", f"at least one host with site = {toml_text(site)}")
-        elif gateway is None or gateway in strays or not hosts:
+        if not hosts:
             continue
-        elif gateway not in hosts:
-            expected = f"a host of {site}: {one_of(hosts)}{did_you_mean(gateway, tuple(hosts))}"
-            problems.note(("sites", site, "gateways"), toml_text(gateway), expected)
-        elif len(draft.sites) > 1 and gateway not in draft.public:
-            path = ("hosts", gateway, "public")
-            if not problems.at(path):
-                expected = f"a public address: {gateway} is the gateway of {site}, and other sites must reach it"
-                problems.note(path, "nothing", expected)
+        gateways = draft.gateways.get(site, ())
+        for gateway in gateways:
+            if gateway in strays:
+                continue
+            if gateway not in hosts:
+                expected = f"a host of {site}: {one_of(hosts)}{did_you_mean(gateway, tuple(hosts))}"
+                problems.note(("sites", site, "gateways"), toml_text(gateway), expected)
+            elif len(draft.sites) > 1 and gateway not in draft.public:
+                path = ("hosts", gateway, "public")
+                if not problems.at(path):
+                    the = "the" if len(gateways) == 1 else "a"
+                    expected = f"a public address: {gateway} is {the} gateway of {site}, and other sites must reach it"
+                    problems.note(path, "nothing", expected)
 
 
 def _check_names(draft: Draft, problems: Problems) -> None:

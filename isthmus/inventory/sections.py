@@ -60,7 +60,7 @@ def _read_site(name: str, table: Table, draft: Draft) -> Site | None:
     if subnet is not None:
         draft.subnets[name] = subnet
     if gateways is not None:
-        draft.gateways[name] = gateways[0]
+        draft.gateways[name] = gateways
     return None if subnet is None or gateways is None else Site(name, subnet, gateways, provider)
 
 

@@ -38,6 +38,7 @@ NOT_PUBLIC = {
 Written out because `IPv4Address.is_global` refuses those and differs between Python versions.
 """
 
+MOST_GATEWAYS = 2
 ROLES = ("control-plane", "worker")
 TAINT_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
@@ -189,14 +190,14 @@ def interface(value: object) -> str:
 
 
 def gateways(value: object) -> tuple[str, ...]:
-    """Read a site's gateways; for now exactly one."""
-    expected = 'a list with the name of one host, such as ["n1"]'
+    """Read a site's gateways: the one in charge and, perhaps, one that stands by."""
+    expected = 'a list with the names of one or two hosts, such as ["n1"]'
     if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
         raise UnexpectedError(expected)
     if len(set(value)) < len(value):
         raise UnexpectedError("each host only once")
-    if len(value) > 1:
-        raise UnexpectedError(f"{expected}: a second gateway comes later")
+    if len(value) > MOST_GATEWAYS:
+        raise UnexpectedError(expected)
     return tuple(value)
 
 

@@ -20,7 +20,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Network
 
-from isthmus.errors import BrokenPromiseError
 from isthmus.model import Inventory
 from isthmus.verify.claims import Claims
 from isthmus.verify.machine import Machine, connected_route, machine_of, machines_of
@@ -45,7 +44,6 @@ __all__ = [
     "machines_of",
     "path_text",
     "promised_path",
-    "require",
     "verify",
 ]
 
@@ -82,17 +80,6 @@ def verify(
     for host, resource, cases in sites.to_resources():
         broken += _with_alike(broken_to_resource(tracer, host, resource), cases)
     return tuple(broken)
-
-
-def require(
-    machines: Mapping[str, Machine],
-    inventory: Inventory,
-    foreign: Mapping[str, Iterable[IPv4Network]] | None = None,
-) -> None:
-    """Raise BrokenPromiseError with one text for each broken promise, the packet's walk included; else do nothing."""
-    broken = verify(machines, inventory, foreign)
-    if broken:
-        raise BrokenPromiseError(tuple(map(str, broken)))
 
 
 def _with_alike(broken: list[BrokenPromise], cases: int) -> list[BrokenPromise]:

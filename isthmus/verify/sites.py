@@ -126,9 +126,10 @@ class _Grouping:
             self._enter(site, classes)
 
     def kind(self, alike: Sequence[str]) -> Kind:
-        """Return what a class of alike hosts is to its site: gateway or not, public or not, one host or more."""
+        """Return what a class of alike hosts is to its site: gateway, in charge, public or not, one host or more."""
         host = self._inventory.hosts[alike[0]]
-        return (self._inventory.is_gateway(host.name), host.public is not None, len(alike) > 1)
+        role = (self._inventory.is_gateway(host.name), self._inventory.in_charge(host.name))
+        return (*role, host.public is not None, len(alike) > 1)
 
     def groups(self) -> list[list[str]]:
         characters = {site: self._character(site) for site in self._sites.classes}

@@ -3,12 +3,12 @@
 10,000 hosts are 100 million pairs, but the leaves of a site differ in nothing but their names and addresses. Two hosts
 x and y are *alike* when exchanging their names, private and public addresses everywhere leaves the whole network as it
 is. Such an exchange maps the walk from s to d onto the walk from s' to d', hop by hop, and every promise speaks of
-hosts only by what the exchange leaves alone (site, gateway or not, own address). So a pair keeps its promises exactly
-when any pair does that exchanges of alike hosts turn it into, and it is enough to trace, of each two classes of alike
-hosts, one pair in both directions, and one pair inside each class.
+hosts only by what the exchange leaves alone (site, gateway or not, in charge or not, own address). So a pair keeps its
+promises exactly when any pair does that exchanges of alike hosts turn it into, and it is enough to trace, of each two
+classes of alike hosts, one pair in both directions, and one pair inside each class.
 
 Two hosts are found alike by equal signatures, made of
-- their site, whether they are its gateway, whether they have a public address;
+- their site, whether they are its gateway, in charge or not, whether they have a public address;
 - for each of their addresses, the longest prefix in the network (shorter than /32) that holds it: prefixes are nested
   or apart, so hosts that agree on the longest agree on every one, and no route or AllowedIPs treats them differently;
 - all that is configured on the host, with "my name, my address, my public address" for its own;
@@ -88,8 +88,8 @@ class _Signatures:
 
     def _place(self, host: Host, prefixes: LongestPrefix[tuple[int, int]]) -> Words:
         public = None if host.public is None else prefixes.get(int(host.public))
-        is_gateway = self._inventory.is_gateway(host.name)
-        return (host.site, is_gateway, host.public is None, public, prefixes.get(int(host.address)))
+        role = (self._inventory.is_gateway(host.name), self._inventory.in_charge(host.name))
+        return (host.site, *role, host.public is None, public, prefixes.get(int(host.address)))
 
     def _own(self, machine: Machine) -> Words:
         """Return all that is configured on a host, itself masked; note what is said there of other hosts."""

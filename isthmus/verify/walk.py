@@ -144,13 +144,15 @@ def path_text(walk: Walk) -> str:
 def promised_path(inventory: Inventory, source: str, destination: str) -> Path:
     """Return the path that a packet from a host to another host or to a resource is promised.
 
-    Inside a site it is direct and plain. Between sites: the source's gateway, the internet once, the other gateway.
+    Inside a site it is direct and plain. Between sites: the source's gateway, the internet once, the other gateway; a
+    gateway sends and gets its own traffic itself, in charge or not.
     """
     here = inventory.hosts[source].site
     target = inventory.hosts.get(destination) or inventory.resources[destination]
     if here == target.site:
         return Path((source, destination), (Link.PRIVATE,))
-    first, second = inventory.sites[here].gateway, inventory.sites[target.site].gateway
+    first = source if inventory.is_gateway(source) else inventory.sites[here].gateway
+    second = destination if inventory.is_gateway(destination) else inventory.sites[target.site].gateway
     hosts: tuple[str, ...] = (first, second)
     links: tuple[Link, ...] = (Link.INTERNET,)
     if source != first:
