@@ -2,20 +2,27 @@
 
 Every change on a host is a transaction there: its old state is saved, a timer that puts it back is armed, and only a
 fresh connection that finds nothing left to do disarms it. A run that dies at any moment leaves hosts to their timers.
+
+Of two runs at once one works and the other waits: each begins with one host alone, the first leaf by address, and the
+transaction there keeps the other out. Whoever meets another's transaction later undoes its own, waits, and plans anew.
 """
 
 from __future__ import annotations
 
 import getpass
+import random
 import secrets
 import socket
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
+from isthmus.charge import as_found
 from isthmus.compile import compile_mesh
 from isthmus.errors import CommandError, HostError, UnreachableError
 from isthmus.host_scripts import apply_script, host_script
 from isthmus.model import Inventory
+from isthmus.moment import moment_for
 from isthmus.observe import PUBLIC_KEY, Facts
 from isthmus.plan import PACKAGES, objections, plan_host
 from isthmus.remote import Fleet, Remote
@@ -23,6 +30,7 @@ from isthmus.render import PROGRAM
 from isthmus.survey import (
     PROBE_TIMEOUT_S,
     UNDO_TIMEOUT_S,
+    Charge,
     Progress,
     Report,
     known_keys,
@@ -43,6 +51,10 @@ UNDO_AFTER_S = 120
 """Default of the undo timer: longer than applying and reconnecting take on a bad line, short enough to wait for."""
 UNDO_GRACE_S = 30
 """What an undo itself may take after its timer has fired."""
+BUSY = 75
+"""How apply.sh ends where another run holds the host."""
+TRIES = 5
+"""So often a run begins anew because another was at work; each time it has waited for that one."""
 
 
 def mesh_up(
@@ -51,16 +63,26 @@ def mesh_up(
     only: Collection[str] | None = None,
     undo_after: int = UNDO_AFTER_S,
     progress: Progress = silent,
+    charge: Charge = as_found,
 ) -> Report:
     """Bring the hosts of `only` (all by default) to what the inventory says, or leave each as it was.
+
+    `charge` as mesh_plan has it.
 
     The report's plans are what was found to do; `changed` are the hosts where it was done and confirmed. Raises
     BrokenPromiseError before anything is touched.
     """
-    report = mesh_plan(inventory, fleet, only, progress, wait=undo_after + UNDO_GRACE_S)
-    waiting = report.waiting
-    if not waiting:
-        return report
+    for attempt in range(1, TRIES + 1):
+        report = mesh_plan(inventory, fleet, only, progress, undo_after + UNDO_GRACE_S, charge)
+        if not report.waiting or _change(report, fleet, undo_after, progress, last=attempt == TRIES):
+            break
+        time.sleep(random.random())  # not in step with the other run
+    return report
+
+
+def _change(report: Report, fleet: Fleet, undo_after: int, progress: Progress, *, last: bool) -> bool:
+    """Carry out the report's plans; False when another run is at it and nothing is left of ours (never if `last`)."""
+    inventory = report.inventory
     shown = dict(report.plans)
     configs = compile_mesh(inventory)
     prepared = _prepare(report, fleet, inventory, progress)
@@ -71,10 +93,11 @@ def mesh_up(
         if not inventory.is_gateway(name) and gateway not in keys:
             report.failures[name] = HostError(name, f"not changed: the public key of its gateway {gateway} is unknown")
     todo = [name for name in report.waiting if name not in report.failures]
-    _apply_and_confirm(report, fleet, inventory, todo, undo_after, progress)
+    if not _apply_and_confirm(report, fleet, inventory, todo, undo_after, progress) and not last:
+        return False
     report.plans = {name: plan for name, plan in shown.items() if name not in report.failures}
     report.changed = tuple(name for name in report.plans if name in todo or name in prepared)
-    return report
+    return True
 
 
 def _prepare(report: Report, fleet: Fleet, inventory: Inventory, progress: Progress) -> Collection[str]:
@@ -112,38 +135,78 @@ def _apply_and_confirm(
     todo: Collection[str],
     undo_after: int,
     progress: Progress,
-) -> None:
+) -> bool:
+    """Change the hosts of `todo` and fill the report's facts and failures; False when another run is at it."""
     interface = inventory.mesh.interface
     owner = f"{_user()}@{socket.gethostname()} ({secrets.token_hex(4)})"
 
     def carry_out(remote: Remote) -> str:
-        script = apply_script(report.plans[remote.name], interface=interface, owner=owner, undo_after=undo_after)
-        return remote.run(script, timeout=min(APPLY_TIMEOUT_S, max(undo_after / 2, undo_after - CONFIRM_S)))
+        script = apply_script(
+            report.plans[remote.name], interface=interface, owner=owner, undo_after=undo_after, moment=moment
+        )
+        now = time.monotonic()
+        longest = min(APPLY_TIMEOUT_S, max(undo_after / 2, undo_after - CONFIRM_S))
+        answer = remote.run(script, timeout=max(longest - (now - begun[0] if begun else 0), 1))
+        begun.append(now)
+        return answer
+
+    def undo(remote: Remote) -> str:
+        return remote.run(host_script("undo", owner=owner), timeout=UNDO_TIMEOUT_S)
 
     def confirm(remote: Remote) -> Facts:
         """On a fresh connection: the host must have nothing left to do; else it is undone now, not in a minute."""
         facts = probe(remote, interface)
-        plan = report.plans[remote.name]
-        _require_armed(facts, owner, undo_after)
         left = plan_host(wanted[remote.name].config, wanted[remote.name].files, keys, facts)
+        what = "; ".join(f"{change.kind.value} {change.name}" for change in left.changes)
+        if remote.name not in done:
+            if left:  # another run began after we had looked at this host, and ended before we met it elsewhere
+                raise HostError(left.host, f"was changed by somebody else during this run; run mesh.up again: {what}")
+            return facts
+        _require_armed(facts, owner, undo_after)
         if left:
-            remote.run(host_script("undo", owner=owner), timeout=UNDO_TIMEOUT_S)
-            what = "; ".join(f"{change.kind.value} {change.name}" for change in left.changes)
-            raise HostError(plan.host, f"the change did not take, the old state was put back; still differing: {what}")
+            undo(remote)
+            raise HostError(left.host, f"the change did not take, the old state was put back; still differing: {what}")
         remote.run(host_script("confirm", owner=owner), timeout=PROBE_TIMEOUT_S)
         return replace(facts, transaction=None)
 
     keys = known_keys(report.facts)
     wanted = wanted_of(compile_mesh(inventory), keys, ())
+    begun: list[float] = []  # the first is when the oldest of our undo timers was armed
     for name in todo:
         changes = _count(len(report.plans[name].changes), "change")
         progress(name, f"applying {changes}; undone in {undo_after} s unless confirmed")
-    applied = fleet.each(todo, carry_out, on_done=_telling(progress, "applied"))
-    done = [name for name, result in applied.items() if not isinstance(result, HostError)]
+    # Leaves first: when the change cuts a gateway off, the hosts behind it could not be begun with.
+    in_turn = sorted(todo, key=lambda name: (inventory.is_gateway(name), inventory.hosts[name].address))
+    moment = moment_for([report.plans[name] for name in todo], undo_after, time.time())
+    begin = _one_then_the_others if moment == 0 else _all_at_once
+    applied = begin(fleet, in_turn, carry_out, _telling(progress, "applied"))
+    done = [name for name in todo if name in applied and not isinstance(applied[name], HostError)]
+    if any(map(_busy, applied.values())):
+        fleet.each(done, undo, on_done=_telling(progress, "undone, since another run is at work"))
+        report.failures.update({name: HostError(name, "not changed: another run is at work") for name in todo})
+        report.failures.update({name: result for name, result in applied.items() if isinstance(result, HostError)})
+        return False
     fleet.reconnect(done)
-    confirmed = fleet.each(done, confirm, on_done=_telling(progress, "confirmed"))
-    for name, result in {**applied, **confirmed}.items():
-        if isinstance(result, CommandError) and result.status is None:
+    unchanged = [name for name in report.plans if name not in applied and name not in report.failures]
+    confirmed = fleet.each(
+        [*done, *unchanged],
+        confirm,
+        on_done=lambda name, result: _telling(progress, "confirmed" if name in done else "unchanged")(name, result),
+    )
+    _note_results(report, {**applied, **confirmed}, done, undo_after, unchanged)
+    return True
+
+
+def _note_results(
+    report: Report,
+    results: Mapping[str, str | Facts | HostError],
+    done: Collection[str],
+    undo_after: int,
+    unchanged: Collection[str],
+) -> None:
+    """Fill the report's facts and failures; the hosts of `done` were changed before what happened to them."""
+    for name, result in results.items():
+        if isinstance(result, CommandError) and result.status is None and name not in unchanged:
             message = f"{result.message}; if the change was begun, it is undone within {undo_after} s"
             report.failures[name] = CommandError(name, message, None)
         elif isinstance(result, UnreachableError) and name in done:
@@ -153,6 +216,35 @@ def _apply_and_confirm(
             report.failures[name] = result
         elif isinstance(result, Facts):
             report.facts[name] = result
+
+
+def _one_then_the_others(
+    fleet: Fleet, hosts: Sequence[str], carry_out: Callable[[Remote], str], on_done: Callable[[str, object], None]
+) -> dict[str, str | HostError]:
+    """Apply on one host after the other until one has taken it, then on all others; stop where another run is met."""
+    applied: dict[str, str | HostError] = {}
+    for name in hosts:
+        applied.update(fleet.each([name], carry_out, on_done))
+        if _busy(applied[name]):
+            return applied
+        if not isinstance(applied[name], HostError):
+            break
+    applied.update(fleet.each([name for name in hosts if name not in applied], carry_out, on_done))
+    return applied
+
+
+def _all_at_once(
+    fleet: Fleet, hosts: Sequence[str], carry_out: Callable[[Remote], str], on_done: Callable[[str, object], None]
+) -> dict[str, str | HostError]:
+    """Apply on all hosts: where they wait for one moment, none may begin after it.
+
+    Of two runs that do so neither may get all hosts; both meet the other, take theirs back and begin anew.
+    """
+    return fleet.each(hosts, carry_out, on_done)
+
+
+def _busy(result: object) -> bool:
+    return isinstance(result, CommandError) and result.status == BUSY
 
 
 def _require_armed(facts: Facts, owner: str, undo_after: int) -> None:

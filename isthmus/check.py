@@ -60,7 +60,19 @@ def _reach_script(targets: Iterable[tuple[str, IPv4Address, str]], count: int, w
     return f"{host_script('reach', count=count, wait_s=wait_s)}{''.join(lines)}wait\n"
 
 
-def _wake(fleet: Fleet, inventory: Inventory, sources: Collection[str]) -> None:
+def reach(
+    remote: Remote, targets: Collection[tuple[str, IPv4Address, str]], count: int, wait_s: int
+) -> dict[str, float | None]:
+    """Let a host reach (name, address, TCP port or `-` for ping) each; return by name the milliseconds, None if not."""
+    # ping goes on until all are answered, or `count` seconds after the last could have been.
+    told = remote.run(_reach_script(targets, count, wait_s), timeout=wait_s + count + SPARE_S)
+    try:
+        return _round_trips(told)
+    except ValueError as error:
+        raise HostError(remote.name, f"reach: the answer makes no sense: {error}") from None
+
+
+def wake(fleet: Fleet, inventory: Inventory, sources: Collection[str]) -> None:
     """Let leaves speak first, so that only one end begins the handshake between a leaf and its gateway.
 
     Where both begin at the same moment, as when everybody pings everybody, each gives up its own for the other's: both
@@ -73,7 +85,7 @@ def _wake(fleet: Fleet, inventory: Inventory, sources: Collection[str]) -> None:
     def wake(remote: Remote) -> None:
         host = far[inventory.hosts[remote.name].site]
         assert host is not None
-        remote.run(_reach_script([(host.name, host.address, "-")], 1, WAKE_S), timeout=WAKE_S + 1 + SPARE_S)
+        reach(remote, [(host.name, host.address, "-")], 1, WAKE_S)
 
     fleet.each(leaves, wake)
 
@@ -96,15 +108,10 @@ def ping(
     def measure(remote: Remote) -> tuple[Pair, ...]:
         targets = [(host.name, host.address, "-") for host in inventory.hosts.values() if host.name != remote.name]
         targets += [(r.name, r.address, str(r.port or "-")) for r in inventory.resources.values()]
-        # ping goes on until all are answered, or `count` seconds after the last could have been.
-        told = remote.run(_reach_script(targets, count, ANSWER_S), timeout=ANSWER_S + count + SPARE_S)
-        try:
-            rtts = _round_trips(told)
-        except ValueError as error:
-            raise HostError(remote.name, f"reach: the answer makes no sense: {error}") from None
+        rtts = reach(remote, targets, count, ANSWER_S)
         return tuple(Pair(remote.name, name, rtts.get(name)) for name, _, _ in targets)
 
-    _wake(fleet, inventory, sources)
+    wake(fleet, inventory, sources)
     results = fleet.each(sources, measure, on_done=lambda host, _result: progress(host, "measured"))
     for name in sources:
         result = results[name]

@@ -7,8 +7,8 @@ from pathlib import Path
 from isthmus.compile import compile_mesh
 from isthmus.errors import UsageError
 from isthmus.model import Inventory
+from isthmus.prove import prove
 from isthmus.render import HEADER, PROGRAM, render_mesh
-from isthmus.verify import machines_of, require
 
 
 def export(inventory: Inventory, folder: Path) -> int:
@@ -18,7 +18,7 @@ def export(inventory: Inventory, folder: Path) -> int:
     host has any more are removed; nothing else in the folder is touched. Raises BrokenPromiseError before writing.
     """
     configs = compile_mesh(inventory)
-    require(machines_of(configs, inventory), inventory)
+    prove(inventory, configs)
     files = {
         folder / host / path.lstrip("/"): file
         for host, rendered in render_mesh(configs, {}, placeholders=True).items()

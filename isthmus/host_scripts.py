@@ -23,9 +23,12 @@ def host_script(name: str, **inputs: str | int) -> str:
     return f"# {name}\n{assignments}{_text(name)}"
 
 
-def apply_script(plan: HostPlan, *, interface: str, owner: str, undo_after: int) -> str:
-    """Return the script that carries out a plan on its host and arms the undo timer first (`undo_after` seconds)."""
-    parts = [host_script("apply", interface=interface, owner=owner, undo_after=undo_after)]
+def apply_script(plan: HostPlan, *, interface: str, owner: str, undo_after: int, moment: int = 0) -> str:
+    """Return the script that carries out a plan on its host and arms the undo timer first (`undo_after` seconds).
+
+    At `moment`, in seconds since 1970, it changes peers; at once when that is past.
+    """
+    parts = [host_script("apply", interface=interface, owner=owner, undo_after=undo_after, moment=moment)]
     for path, file in sorted(plan.files.items()):
         content = base64.encodebytes(file.text.encode()).decode()
         parts.append(f"stage {shlex.quote(path)} {file.mode:o} <<'.'\n{content}.\n")

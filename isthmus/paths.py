@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import permutations
 
+from isthmus.charge import as_found
 from isthmus.errors import HostError
 from isthmus.model import Inventory, Peer
 from isthmus.observe import Facts
@@ -75,6 +76,7 @@ def paths(
     found = observe(fleet, inventory, list(inventory.hosts), progress)
     facts = {name: result for name, result in found.items() if isinstance(result, Facts)}
     failures = {name: result for name, result in found.items() if isinstance(result, HostError)}
+    inventory = as_found(inventory, facts)
     names = {key: host for host, key in known_keys(facts).items()}
     interface = inventory.mesh.interface
     machines = {name: machine_from(one, interface, names) for name, one in facts.items()}

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def shown_progress(what: str, *, plain: bool = True) -> Iterator[Callable[[str, str], None]]:
-    """Yield a callback for (host, event). Off a terminal each event is a line, or nothing where `plain` is false."""
+def shown_progress(what: str, *, plain: bool = True, hosts: int | None = None) -> Iterator[Callable[[str, str], None]]:
+    """Yield a callback for (host, event). Off a terminal each event is a line, or nothing where `plain` is false.
+
+    `hosts` is how many events there will be, where each host has one: the bar then fills.
+    """
     if not sys.stderr.isatty():
 
         def tell(host: str, event: str) -> None:
@@ -24,10 +27,10 @@ def shown_progress(what: str, *, plain: bool = True) -> Iterator[Callable[[str, 
         yield tell
         return
     with _bar() as bar:
-        row = bar.add_task(what, total=None)
+        row = bar.add_task(what, total=hosts)
 
         def show(host: str, event: str) -> None:
-            bar.update(row, description=f"{what}: {host} {event.splitlines()[0] if event else ''}")
+            bar.update(row, description=f"{what}: {host} {event.splitlines()[0] if event else ''}", advance=1)
 
         yield show
 

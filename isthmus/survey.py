@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 
+from isthmus.charge import as_found
 from isthmus.compile import compile_mesh
-from isthmus.errors import HostError, UnsupportedError
+from isthmus.errors import HostError, InventoryError, UnsupportedError
 from isthmus.host_scripts import host_script
 from isthmus.model import LOCAL_TABLE, HostConfig, Inventory, Route
-from isthmus.observe import OURS, PUBLIC_KEY, Facts, parse_probe
+from isthmus.moves import refused_moves
+from isthmus.observe import Facts, parse_probe, peers_in_files
 from isthmus.plan import HostPlan, objections, plan_host
+from isthmus.prove import prove
 from isthmus.remote import Fleet, Remote
 from isthmus.render import File, render_mesh
-from isthmus.verify import machines_of, require
 
 PROBE_TIMEOUT_S = 30
 UNDO_TIMEOUT_S = 120
 """An undo stops and starts the interface, and may wait for a change that is still running."""
 
-_PEER_IN_FILE = rf"^# (\S+)\n\[Peer\]\nPublicKey = ({PUBLIC_KEY.pattern})$"
-
+Charge = Callable[[Inventory, Mapping[str, Facts]], Inventory]
+"""Says which gateways are in charge: the inventory with those, given what was found on the hosts."""
 Progress = Callable[[str, str], None]
 """Called with (host, what has just happened there)."""
 
@@ -78,7 +79,8 @@ def _settle(
 ) -> None:
     """Wait until no host is held by another run's unconfirmed change; those still held after `limit` s are failures.
 
-    A transaction whose timer is gone (the host was rebooted before we armed it again) is undone at once.
+    A transaction whose timer is gone (the host was rebooted before we armed it again) is undone at once. What was seen
+    before the other run ended says little of any host: all are looked at again.
     """
     deadline = time.monotonic() + limit
     told: set[str] = set()
@@ -96,7 +98,10 @@ def _settle(
             return
         fleet.each(held, lambda remote: remote.run(host_script("undo", owner=""), timeout=UNDO_TIMEOUT_S))
         time.sleep(1)
-        found.update(observe(fleet, inventory, held))
+        again = observe(fleet, inventory, held)
+        found.update(again)
+        if not any(isinstance(facts, Facts) and facts.transaction for facts in again.values()):
+            found.update(observe(fleet, inventory, list(found)))
 
 
 # --- compile and verify -------------------------------------------------------------------------------------------
@@ -109,16 +114,9 @@ def known_keys(facts: Mapping[str, Facts]) -> dict[str, str]:
     """
     keys: dict[str, str] = {}
     for found in facts.values():
-        for path, file in found.files.items():
-            if path.startswith("/etc/wireguard/") and file.text.startswith(OURS):
-                keys.update(re.findall(_PEER_IN_FILE, file.text, re.MULTILINE))
+        keys.update(peers_in_files(found))
     keys.update({name: found.public_key for name, found in facts.items() if found.public_key})
     return keys
-
-
-def _check_promises(inventory: Inventory, configs: Mapping[str, HostConfig], facts: Mapping[str, Facts]) -> None:
-    """Raise BrokenPromiseError before anything is touched."""
-    require(machines_of(configs, inventory), inventory, foreign_of(facts, inventory))
 
 
 def foreign_of(facts: Mapping[str, Facts], inventory: Inventory) -> dict[str, tuple[IPv4Network, ...]]:
@@ -182,11 +180,14 @@ def mesh_plan(
     only: Collection[str] | None = None,
     progress: Progress = silent,
     wait: float = 0,
+    charge: Charge = as_found,
 ) -> Report:
     """Observe all hosts, prove the network, and plan the hosts of `only` (all by default). Changes nothing.
 
-    Raises BrokenPromiseError. Hosts that failed are in the report's failures. Waits `wait` seconds at most for another
-    run's unconfirmed change (0: a held host is a note).
+    What is planned for, and so the report's inventory, is the one given as `charge` changes it.
+
+    Raises BrokenPromiseError, and InventoryError for what takes two steps. Hosts that failed are in the report's
+    failures. Waits `wait` seconds at most for another run's unconfirmed change (0: a held host is a note).
     """
     report = Report(inventory)
     # While the hosts answer, whatever does not need their answers: this is most of what a run with nothing to do costs.
@@ -203,7 +204,13 @@ def mesh_plan(
             report.facts[name] = result
         else:
             report.failures[name] = result
-    _check_promises(inventory, configs, report.facts)
+    if refused := refused_moves(inventory, report.facts):
+        raise InventoryError(inventory.source, refused)
+    report.inventory = charge(inventory, report.facts)
+    if report.inventory != inventory:
+        inventory = report.inventory
+        configs = compile_mesh(inventory)
+    prove(inventory, configs, foreign_of(report.facts, inventory))
     for name, facts in list(report.facts.items()):
         against = objections(configs[name], facts)
         if against:
@@ -228,7 +235,9 @@ def plan_hosts(report: Report, configs: Mapping[str, HostConfig], chosen: Collec
         unknown.update({peer.host for peer in configs[name].peers} - {peer.host for peer in wanted[name].config.peers})
         report.plans[name] = plan_host(wanted[name].config, wanted[name].files, keys, report.facts[name])
     held = {name: facts.transaction for name, facts in report.facts.items() if facts.transaction}
+    sites = report.inventory.sites.values()
     report.notes = (
+        *(f"{site.drained} is drained: {site.gateway} is in charge of {site.name}" for site in sites if site.drained),
         *(f"{name}: held by an unconfirmed run of {owner}, or by its undo timer" for name, owner in held.items()),
         *(
             f"{name}: its public key is not known yet; the others get it with the next mesh.up that reaches {name}"

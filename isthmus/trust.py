@@ -41,7 +41,7 @@ def trust_hosts(
             for key in new:
                 report.failures[key.host] = HostKeyError(key.host, "its key was not recorded", None, key.fingerprint)
         # Only gates that were opened in this round can let anyone new through.
-        todo = list(behind(results, set(report.recorded) & set(shown)))
+        todo = list(behind(fleet, results, set(report.recorded) & set(shown)))
         for name in todo:
             del report.failures[name]
     return report

@@ -12,7 +12,7 @@ import copy
 import hashlib
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 from typing import Any
@@ -22,15 +22,19 @@ import pytest
 from isthmus.errors import CommandError, HostError, UnreachableError
 from isthmus.host_scripts import SCRIPTS
 from isthmus.model import Inventory
+from isthmus.remote.way import Way, find_way
 
 INPUTS = {
     "probe": {"interface"},
     "prepare": {"interface", "packages", "apt_wait"},
-    "apply": {"interface", "owner", "undo_after"},
+    "apply": {"interface", "owner", "undo_after", "moment"},
     "confirm": {"owner"},
     "undo": {"owner"},
     "leave": {"interface", "forget_keys"},
     "reach": {"count", "wait_s"},
+    "answer": {"port", "token", "idle_s"},
+    "hush": {"pid", "token"},
+    "largest": {"token", "tries", "wait_s"},
 }
 TEXTS = {name: (SCRIPTS / f"{name}.sh").read_text(encoding="utf-8") for name in INPUTS}
 TOOLS = {
@@ -52,6 +56,8 @@ class Clock:
 
     def monotonic(self) -> float:
         return self.now
+
+    time = monotonic
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -130,6 +136,8 @@ class FakeHost:
         self.state = State(sysctls={name: "1" if "redirects" in name else "0" for name in OUR_SYSCTLS})
         self.sysctls_before: dict[str, str] | None = None
         self.transaction: Transaction | None = None
+        self.moment = 0
+        """When the last change of peers was to be made."""
         # How it can be broken.
         self.unreachable: str | None = None
         self.cut_off_by_change = False
@@ -139,6 +147,11 @@ class FakeHost:
         self.before: dict[str, Callable[[], None]] = {}
         self.after: dict[str, Callable[[], None]] = {}
         self.lost: set[str] = set()
+        self.answers_not: str | None = None
+        self.answering: set[str] = set()
+        """The tokens of those it answers."""
+        self.carries: dict[str, int | None] = {}
+        """The largest packet by the question's name; a path that is not here carries all that is asked for."""
         self.clock.watchers.append(self.tick)
 
     # --- what a test asks -------------------------------------------------------------------------------------------
@@ -205,14 +218,19 @@ class FakeHost:
         return name, output
 
     def _probe(self, inputs: dict[str, str], tail: str) -> str:
-        assert (inputs["interface"], tail) == (self.interface, "")
-        return "".join(f"{line}\n" for line in self._probe_lines())
+        assert tail == ""
+        return "".join(f"{line}\n" for line in self._probe_lines(inputs["interface"]))
 
-    def _probe_lines(self) -> Iterator[str]:
+    def _probe_lines(self, interface: str) -> Iterator[str]:
         tools = [tool for package, tools in TOOLS.items() if package in self.packages for tool in tools]
         yield from ("@@ system", self.system, "@@ clock", str(int(self.clock.now)), "@@ tools", *tools)
-        yield from self._file_lines()
-        yield from self._interface_lines()
+        if interface == self.interface:
+            yield from self._file_lines()
+            yield from self._interface_lines()
+        else:
+            if f"/etc/isthmus/{self.interface}.routes" in self.state.files:
+                yield f"@@ other {self.interface}"
+            yield "@@ link"
         yield from self._route_lines()
         yield from self._firewall_lines()
         yield "@@ sysctls"
@@ -297,10 +315,11 @@ class FakeHost:
         if self.disk_full:
             raise ScriptError(f"cannot save {min(staged)}: 0 free on /")
         if self.transaction:
-            raise ScriptError(f"another run holds this host: {self.transaction.owner}")
+            raise ScriptError(f"another run holds this host: {self.transaction.owner}", 75)
         if self.sysctls_before is None:
             self.sysctls_before = dict(self.state.sysctls)
         deadline = self.clock.now + int(inputs["undo_after"])
+        self.moment = int(inputs["moment"])
         self.transaction = Transaction(inputs["owner"], deadline, copy.deepcopy(self.state))
         self.state.files.update(staged)
         for path in discarded:
@@ -342,6 +361,30 @@ class FakeHost:
         names = [re.fullmatch(r"to (\S+) [\d.]+ (\d+|-)", line) for line in targets]
         assert all(names), targets
         return "".join(f"{name[1]} {'-' if name[1] in self.lost else '0.42'}\n" for name in names if name)
+
+    def _answer(self, inputs: dict[str, str], tail: str) -> str:
+        assert tail == ""
+        if self.answers_not:
+            raise ScriptError(self.answers_not)
+        self.answering.add(inputs["token"])
+        return "4711\n"
+
+    def _hush(self, inputs: dict[str, str], tail: str) -> str:
+        assert (inputs["pid"], tail) == ("4711", "")
+        self.answering.remove(inputs["token"])
+        return ""
+
+    def _largest(self, inputs: dict[str, str], tail: str) -> str:
+        *questions, last = tail.splitlines()
+        assert last == "wait"
+        told = []
+        for line in questions:
+            match = re.fullmatch(r"to (\S+) [\d.]+ (?:\d+|-) (\d+) (\d+)", line)
+            assert match, line
+            name, least, most = match[1], int(match[2]), int(match[3])
+            size = self.carries.get(name, None if name.startswith("beyond:") else most)
+            told.append(f"{name} {'-' if size is None or size < least else min(size, most)}\n")
+        return "".join(told)
 
     # --- the program ------------------------------------------------------------------------------------------------
 
@@ -439,6 +482,10 @@ class FakeRemote:
         self._host = host
         self._fleet = fleet
 
+    @property
+    def way(self) -> Way:
+        return find_way(self.name, self._fleet.inventory, self._fleet)
+
     def run(self, script: str, *, timeout: float = 60, stdin: bytes = b"") -> str:
         assert timeout > 0
         assert stdin == b""
@@ -466,6 +513,8 @@ class FakeFleet:
         """(host, script) of everything that was run to its end."""
         self.scripts: list[str] = []
         self.timeouts: list[float] = []
+        self.ssh_config: dict[str, dict[str, str]] = {}
+        """What ~/.ssh/config says, by host."""
         self._connected: set[str] = set()
         self._failed: dict[str, UnreachableError] = {}
 
@@ -486,6 +535,10 @@ class FakeFleet:
     def __str__(self) -> str:
         return "\n\n".join(map(str, self.hosts.values()))
 
+    def lookup(self, hostname: str) -> Mapping[str, str]:
+        """Return the options for a name, as paramiko.SSHConfig does."""
+        return {"hostname": hostname, **self.ssh_config.get(hostname, {})}
+
     def ran(self, *scripts: str) -> list[str]:
         """Return the hosts where one of these scripts was run, in order."""
         return [host for host, script in self.calls if script in scripts]
@@ -500,14 +553,11 @@ class FakeFleet:
         if name in self._failed:
             raise self._failed[name]
         host = self.inventory.hosts[name]
-        gateway = self.inventory.sites[host.site].gateway
+        gateways = [g for g in self.inventory.sites[host.site].gateways if g != name and self.inventory.hosts[g].public]
         fake = self.hosts[name]
         error = None
-        if host.public is None and name != gateway:
-            try:
-                self.connect_to(gateway)
-            except UnreachableError as behind:
-                error = UnreachableError(name, f"its gateway {gateway} cannot be reached: {behind.message}", gateway)
+        if host.public is None and gateways and all(failures := [self._behind(name, gateway) for gateway in gateways]):
+            error = failures[0]
         if error is None and fake.cut_off_by_change and fake.transaction:
             error = UnreachableError(name, "no answer within 10 s")
         if error is None and fake.unreachable:
@@ -516,6 +566,13 @@ class FakeFleet:
             self._failed[name] = error
             raise error
         self._connected.add(name)
+
+    def _behind(self, name: str, gateway: str) -> UnreachableError | None:
+        try:
+            self.connect_to(gateway)
+        except UnreachableError as error:
+            return UnreachableError(name, f"its gateway {gateway} cannot be reached: {error.message}", gateway)
+        return None
 
     def each(
         self,
@@ -536,9 +593,8 @@ class FakeFleet:
     def reconnect(self, hosts: Iterable[str]) -> None:
         for name in list(hosts):
             self._connected.discard(name)
-            gateway = self.inventory.sites[self.inventory.hosts[name].site].gateway
-            self._failed.pop(name, None)
-            self._failed.pop(gateway, None)
+            for forgiven in (name, *self.inventory.sites[self.inventory.hosts[name].site].gateways):
+                self._failed.pop(forgiven, None)
 
     def close(self) -> None:
         self._connected.clear()

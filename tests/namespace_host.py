@@ -88,7 +88,12 @@ done
 
 WG = r"""#!/bin/sh
 # Says what is changed, so that a test sees what was not.
-case $1 in set | setconf | syncconf | addconf) echo "wg $*" >>/run/wg.log ;; esac
+case $1 in
+set | setconf | syncconf | addconf)
+    date +%s.%N >/run/wg.at  # a file's own time is that of the kernel's last tick, up to 10 ms earlier
+    echo "wg $*" >>/run/wg.log
+    ;;
+esac
 exec /usr/bin/the-real-wg "$@"
 """
 

@@ -120,11 +120,11 @@ class Sshd:
 
 
 def inventory_of(
-    hosts: dict[str, Sshd | tuple[str, int]], private: tuple[str, ...] = (), user: str = "root"
+    hosts: dict[str, Sshd | tuple[str, int]], private: tuple[str, ...] = (), user: str = "root", gateways: int = 1
 ) -> Inventory:
-    """One site with these hosts, the first its gateway; those of `private` have no public address."""
+    """One site with these hosts, the first its gateways; those of `private` have no public address."""
     places = {name: (place.address, place.port) if isinstance(place, Sshd) else place for name, place in hosts.items()}
-    site = Site("lo", IPv4Network("127.0.0.0/8"), (next(iter(hosts)),))
+    site = Site("lo", IPv4Network("127.0.0.0/8"), tuple(hosts)[:gateways])
     return Inventory(
         source="hosts.toml",
         mesh=Mesh(IPv4Network("127.0.0.0/8")),

@@ -56,6 +56,7 @@ def meshed(fleet: FakeFleet) -> FakeFleet:
 @pytest.fixture(autouse=True)
 def nobody_waits_for_real(fleet: FakeFleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isthmus.survey.time", fleet.clock)
+    monkeypatch.setattr("isthmus.apply.time", fleet.clock)
 
 
 def up(fleet: FakeFleet, only: list[str] | None = None, undo_after: int = 60) -> Report:
@@ -304,6 +305,56 @@ def test_a_prepared_host_that_tells_no_key_is_a_failure(fleet: FakeFleet) -> Non
     assert report.changed == ("n1", "n3", "s1")
 
 
+# --- two gateways -------------------------------------------------------------------------------------------------
+
+STANDING_BY = ('gateways = ["n1"]', 'gateways = ["n1", "n2"]')
+IN_CHARGE = ('gateways = ["n1"]', 'gateways = ["n2", "n1"]')
+
+
+@pytest.fixture
+def two_gateways(fleet: FakeFleet) -> FakeFleet:
+    """The article's hosts, up, with n2 standing by."""
+    fleet = FakeFleet(article(STANDING_BY), fleet)
+    assert up(fleet).failures == {}
+    assert {host.moment for host in fleet.hosts.values()} == {0}, "somebody waited for nothing"
+    fleet.calls.clear()
+    return fleet
+
+
+@pytest.mark.parametrize(("undo_after", "seconds"), [(5, 2), (120, 3)])
+def test_all_hosts_change_peers_at_one_moment_when_another_gateway_takes_charge(
+    two_gateways: FakeFleet, undo_after: int, seconds: int
+) -> None:
+    fleet = FakeFleet(article(IN_CHARGE), two_gateways)
+    report = up(fleet, undo_after=undo_after)
+    assert (report.failures, report.changed) == ({}, ("n3", "s1"))
+    assert [fleet[name].moment - int(fleet.clock.now) for name in ("n3", "s1")] == [seconds, seconds]
+    assert not up(fleet).waiting
+
+
+def test_a_host_that_changes_peers_alone_waits_for_no_moment(two_gateways: FakeFleet) -> None:
+    fleet = two_gateways
+    running = fleet["n3"].state.running
+    assert running is not None
+    for peer in running.peers.values():
+        peer.allowed_ips = []
+    report = up(fleet)
+    assert (report.failures, report.changed, fleet["n3"].moment) == ({}, ("n3",), 0)
+
+
+def test_another_gateway_takes_charge_when_the_first_is_dead(two_gateways: FakeFleet) -> None:
+    fleet = FakeFleet(article(IN_CHARGE), two_gateways)
+    fleet["n1"].unreachable = "no answer within 20 s"
+    fleet.reconnect(fleet.hosts)
+    report = up(fleet)
+    assert set(report.failures) == {"n1"}
+    assert report.changed == ("n3", "s1")
+    assert not up(fleet).waiting
+    fleet["n1"].unreachable = None
+    fleet.reconnect(["n1"])
+    assert not up(fleet).waiting, "it has nothing to do to stand by"
+
+
 @pytest.mark.parametrize(
     ("attribute", "value", "expected"),
     [
@@ -318,7 +369,7 @@ def test_a_prepared_host_that_tells_no_key_is_a_failure(fleet: FakeFleet) -> Non
 def test_a_host_where_the_change_fails_is_as_before_and_the_others_are_changed(
     meshed: FakeFleet, attribute: str, value: object, expected: str
 ) -> None:
-    fleet = FakeFleet(article(("listen_port = 51820", "listen_port = 51999")), meshed)
+    fleet = FakeFleet(article(("listen_port = 51820", "mtu = 1400")), meshed)
     before = str(fleet["n2"])
     setattr(fleet["n2"], attribute, value)
     report = up(fleet)
@@ -329,7 +380,7 @@ def test_a_host_where_the_change_fails_is_as_before_and_the_others_are_changed(
 
 
 def test_a_host_that_cannot_be_reached_after_the_change_undoes_it_by_itself(meshed: FakeFleet) -> None:
-    fleet = FakeFleet(article(("listen_port = 51820", "listen_port = 51999")), meshed)
+    fleet = FakeFleet(article(("listen_port = 51820", "mtu = 1400")), meshed)
     before = str(fleet["s1"])
     fleet["s1"].cut_off_by_change = True
     report = up(fleet, undo_after=45)
@@ -382,7 +433,7 @@ def test_a_change_that_did_not_take_is_undone_at_once(meshed: FakeFleet) -> None
 
 
 def test_a_run_that_is_slower_than_its_undo_timer_is_told_so(meshed: FakeFleet) -> None:
-    fleet = FakeFleet(article(("listen_port = 51820", "listen_port = 51999")), meshed)
+    fleet = FakeFleet(article(("listen_port = 51820", "mtu = 1400")), meshed)
     before = str(fleet["n2"])
     fleet["n2"].after["apply"] = lambda: fleet.clock.sleep(30)
     report = up(fleet, undo_after=30)
@@ -399,7 +450,7 @@ def test_a_host_that_hangs_leaves_the_others_time_to_be_confirmed(undo_after: in
 
 
 def test_a_confirmation_that_comes_too_late_is_a_failure_and_the_host_is_as_before(meshed: FakeFleet) -> None:
-    fleet = FakeFleet(article(("listen_port = 51820", "listen_port = 51999")), meshed)
+    fleet = FakeFleet(article(("listen_port = 51820", "mtu = 1400")), meshed)
     before = str(fleet["n2"])
     fleet["n2"].before["confirm"] = lambda: fleet.clock.sleep(61)
     report = up(fleet)
@@ -448,13 +499,95 @@ def test_a_plan_does_not_wait_and_notes_who_holds_the_host(meshed: FakeFleet) ->
     assert meshed.clock.now == start
 
 
-def test_a_run_that_was_faster_keeps_the_host(meshed: FakeFleet) -> None:
-    meshed["n2"].state.enabled = False
-    meshed["n2"].before["apply"] = lambda: meshed["n2"].begin_anothers_run("bob@laptop (2)", 60)
-    report = up(meshed)
-    assert messages(report) == {"n2": "apply: status 1: another run holds this host: bob@laptop (2)"}
-    assert meshed["n2"].transaction
-    assert meshed["n2"].transaction.owner == "bob@laptop (2)"
+def another_run_comes_first(fleet: FakeFleet, name: str, times: int = 1) -> None:
+    """Let another run get hold of a host between our plan and our change, so many times."""
+
+    def begin() -> None:
+        nonlocal times
+        if times:
+            times -= 1
+            fleet[name].begin_anothers_run("bob@laptop (2)", 20)
+
+    fleet[name].before["apply"] = begin
+
+
+def test_a_run_that_another_one_outruns_waits_for_it_and_plans_anew(meshed: FakeFleet) -> None:
+    fleet = FakeFleet(article(("listen_port = 51820", "mtu = 1400")), meshed)
+    another_run_comes_first(fleet, "n2")
+    report, lines = told(fleet)
+    assert report.failures == {}
+    assert report.changed == ("n1", "n2", "n3", "s1")
+    assert "n2: apply: status 75: another run holds this host: bob@laptop (2)" in lines
+    assert "n2: held by an unconfirmed run of bob@laptop (2); waiting for it, or for its undo timer" in lines
+    assert fleet.ran("apply") == ["n2", "n3", "n1", "s1"], "nobody else was touched before n2 was ours"
+
+
+def test_a_run_that_meets_another_half_way_undoes_what_it_has_done_and_begins_anew(meshed: FakeFleet) -> None:
+    fleet = FakeFleet(article(("listen_port = 51820", "mtu = 1400")), meshed)
+    before = {name: str(fleet[name]) for name in ("n2", "n3", "s1")}
+    seen: dict[str, str] = {}
+    another_run_comes_first(fleet, "n1")
+    fleet["s1"].after["undo"] = lambda: seen.update({name: str(fleet[name]) for name in before})
+    report, lines = told(fleet)
+    assert seen == before
+    assert lines.count("n2: undone, since another run is at work") == 1
+    assert report.failures == {}
+    assert report.changed == ("n1", "n2", "n3", "s1")
+    assert plan(fleet).waiting == ()
+
+
+def test_a_run_that_is_always_outrun_gives_up_and_leaves_nothing_of_its_own(meshed: FakeFleet) -> None:
+    fleet = FakeFleet(article(("listen_port = 51820", "mtu = 1400")), meshed)
+    before = {name: str(fleet[name]) for name in ("n2", "n3", "s1")}
+    another_run_comes_first(fleet, "n1", times=99)
+    report = up(fleet)
+    other = "not changed: another run is at work"
+    held = "apply: status 75: another run holds this host: bob@laptop (2)"
+    assert messages(report) == {"n1": held, "n2": other, "n3": other, "s1": other}
+    assert report.changed == ()
+    assert {name: str(fleet[name]) for name in before} == before
+    assert fleet["n1"].transaction
+    assert fleet["n1"].transaction.owner == "bob@laptop (2)"
+
+
+def test_what_another_run_changed_and_finished_meanwhile_is_told(meshed: FakeFleet) -> None:
+    fleet = FakeFleet(article(more=N4), meshed)  # a change of n1 and n4 alone
+
+    def anothers_run() -> None:
+        fleet["s1"].state.enabled = False
+
+    fleet["n1"].after["apply"] = anothers_run
+    report = up(fleet)
+    assert set(report.failures) == {"s1"}
+    assert (
+        "was changed by somebody else during this run; run mesh.up again: unit wg-quick@wg0" in messages(report)["s1"]
+    )
+    assert report.changed == ("n1", "n4")
+
+
+def test_a_host_with_nothing_to_do_that_breaks_off_at_the_end_is_told_without_an_undo(meshed: FakeFleet) -> None:
+    fleet = FakeFleet(article(more=N4), meshed)
+    fleet["n1"].after["apply"] = lambda: fleet["s1"].before.update(probe=fails("", None))
+    report, lines = told(fleet)
+    assert messages(report) == {"s1": "probe: the connection broke"}
+    assert report.changed == ("n1", "n4")
+    assert "n1: confirmed" in lines
+    assert "n2: unchanged" in lines
+
+
+def test_after_waiting_every_host_is_looked_at_again(meshed: FakeFleet) -> None:
+    meshed["n2"].begin_anothers_run("bob@laptop (2)", seconds=20)
+    finished: list[bool] = []
+
+    def finish() -> None:
+        if meshed.clock.now > begun + 5 and not finished:
+            finished.append(True)
+            meshed["n2"].transaction = None
+            meshed["s1"].state.enabled = False
+
+    begun = meshed.clock.now
+    meshed.clock.watchers.append(finish)
+    assert up(meshed).changed == ("s1",)
 
 
 # --- refused ------------------------------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -181,8 +183,23 @@ def test_a_repair_does_not_touch_the_peers_that_are_right(gateway: NamespaceHost
     )
     gateway.run("isthmus sync wg0")
     assert gateway.state() == good
-    touched = [line.split()[4] for line in gateway.run("cat /run/wg.log").splitlines()]
-    assert sorted(touched) == sorted([keys["n2"], keys["n3"]])
+    (command,) = gateway.run("cat /run/wg.log").splitlines()  # in one step
+    assert sorted(re.findall(r" peer (\S+)", command)) == sorted([keys["n2"], keys["n3"]])
+
+
+def test_a_wider_route_is_there_before_the_narrower_goes(gateway: NamespaceHost, good: str) -> None:
+    gateway.run(
+        "cp -p /etc/isthmus/wg0.routes /run/routes; sed -i s,172.16.128.0/24,172.16.128.0/23, /etc/isthmus/wg0.routes"
+    )
+    gateway.run("ip monitor route >/run/monitor 2>&1 </dev/null & echo $! >/run/monitor.pid; sleep 0.2")
+    gateway.run(
+        "isthmus sync wg0; ip route add 10.3.3.0/24 dev wg0; until grep -q 10.3.3.0 /run/monitor; do sleep 0.02; done"
+    )
+    gateway.run("kill $(cat /run/monitor.pid); ip route del 10.3.3.0/24; mv /run/routes /etc/isthmus/wg0.routes")
+    seen = [line.split(" dev ")[0] for line in gateway.run("cat /run/monitor").splitlines()]
+    assert seen == ["172.16.128.0/23", "Deleted 172.16.128.0/24", "10.3.3.0/24"]
+    gateway.run("isthmus sync wg0")
+    assert gateway.state() == good
 
 
 def test_a_peer_that_has_been_talked_to_keeps_its_session() -> None:
@@ -208,6 +225,25 @@ def test_a_peer_that_has_been_talked_to_keeps_its_session() -> None:
         host.run(f"wg set wg0 peer {keys['n2']} remove; isthmus sync wg0; isthmus up wg0")
         assert host.run(session) == before
         assert keys["s1"] not in host.run("cat /run/wg.log")
+
+
+@pytest.mark.parametrize(("ahead", "waits"), [(2, True), (0, False), (-3600, False), (3600, False)])
+def test_peers_change_at_the_moment_that_is_told_unless_a_clock_is_wrong(
+    gateway: NamespaceHost, good: str, ahead: int, waits: bool
+) -> None:
+    key = public_keys()["n3"]
+    moment = math.ceil(time.time()) + ahead
+    gateway.run(f"wg set wg0 peer {key} allowed-ips 172.16.0.9/32; rm /run/wg.log; MOMENT={moment} isthmus sync wg0")
+    changed = float(gateway.run("cat /run/wg.at"))
+    assert changed >= moment or not waits  # an hour would be too long for this test
+    assert gateway.state() == good
+
+
+def test_nobody_waits_for_a_moment_with_nothing_to_change(gateway: NamespaceHost, good: str) -> None:
+    began = time.monotonic()
+    gateway.run(f"rm -f /run/wg.log; MOMENT={math.ceil(time.time()) + 9} isthmus sync wg0")
+    assert time.monotonic() < began + 8
+    assert gateway.state() == good
 
 
 # --- what is not ours ---------------------------------------------------------------------------------------------

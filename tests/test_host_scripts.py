@@ -96,7 +96,7 @@ def test_a_second_run_finds_the_host_held_and_changes_nothing(bare: NamespaceHos
     bare.run(applying(planned(bare)))
     before = bare.state()
     done = bare.attempt(script)
-    assert (done.returncode, done.stderr) == (1, "another run holds this host: ada@desk (1)\n")
+    assert (done.returncode, done.stderr) == (75, "another run holds this host: ada@desk (1)\n")
     assert bare.attempt(confirming("bob@desk (2)")).returncode == 1
     bare.run(host_script("undo", owner="bob@desk (2)"))
     assert bare.state() == before
@@ -291,6 +291,17 @@ def test_prepare_says_what_apt_says_and_makes_no_key() -> None:
         assert done.stderr.splitlines()[-1] == "E: Unable to locate package nothing"
         assert "Reading" not in done.stderr
         assert host.run("ls /etc/wireguard") == ""
+
+
+def test_prepare_waits_for_another_run_that_is_preparing() -> None:
+    lock = "/run/isthmus-prepare.lock"
+    taken = f"until ! flock -n {lock} true; do sleep 0.02; done"
+    with NamespaceHost() as host:
+        host.run(f"flock {lock} sh -c 'sleep 1; >/run/done' >/dev/null 2>&1 </dev/null & {taken}")
+        host.run(f"{PREPARE}\n[ -e /run/done ]".replace("apt_wait=1", "apt_wait=60"))
+        host.run(f"flock {lock} sleep 5 >/dev/null 2>&1 </dev/null & {taken}")
+        done = host.attempt(PREPARE)
+        assert (done.returncode, done.stderr) == (1, "another run is still installing packages\n")
 
 
 # --- reach --------------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def test_interface_names_fit_the_kernel_and_stay_apart() -> None:
 
 @pytest.mark.parametrize("name", ["", "-a", "a b", "A", "../x", "a" * 25, "a.b"])
 def test_a_labs_name_is_a_short_word(name: str) -> None:
-    with pytest.raises(LabError, match="name of the lab: found"):
+    with pytest.raises(UsageError, match="name of the lab: found"):
         Names(name)
 
 

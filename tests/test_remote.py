@@ -12,7 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -274,10 +274,11 @@ def test_a_closed_fleet_connects_no_more(bench: Bench, n1: Sshd) -> None:
 def test_an_interrupted_run_ends_at_once_and_without_a_traceback(bench: Bench, n1: Sshd) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         program = textwrap.dedent(f"""
-            import sys
+            import signal
             from sshd import inventory_of
             from isthmus.remote import Fleet
             from pathlib import Path
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
             hosts = inventory_of({{"n1": ("127.0.0.1", {n1.port}), "silent": ("127.0.0.1", {silent.getsockname()[1]})}})
             fleet = Fleet(hosts, known_hosts=Path({str(bench.write_known_hosts(n1))!r}), connect_timeout=600,
                           ssh_config=(Path({str(bench.folder / "ssh_config")!r}),), system_known_hosts=())
@@ -440,9 +441,11 @@ def test_a_connection_that_is_reset_is_tried_again(bench: Bench, n1: Sshd) -> No
                 up.join()
 
         def copy(source: socket.socket, target: socket.socket) -> None:
-            while data := source.recv(65536):
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
+            with suppress(ConnectionError):  # who leaves with something unread resets the connection
+                while data := source.recv(65536):
+                    target.sendall(data)
+            with suppress(OSError):
+                target.shutdown(socket.SHUT_WR)
 
         passing = threading.Thread(target=pass_on_the_third)
         passing.start()
@@ -558,6 +561,36 @@ def test_a_dead_gateway_is_told_apart_from_a_dead_leaf(bench: Bench, n1: Sshd) -
     assert str(dead_gateway) == (
         f"n3: not reached: its gateway n1: 127.0.0.1:{nobody} refuses the connection: "
         "Connection refused (tried 3 times)"
+    )
+
+
+def test_a_leaf_is_reached_through_the_gateway_that_stands_by_where_the_other_is_dead(bench: Bench, n2: Sshd) -> None:
+    gateway, leaf = bench.sshd(), bench.sshd(address="127.0.0.3")
+    hosts = inventory_of({"n1": gateway, "n2": n2, "n3": leaf}, private=("n3",), gateways=2)
+    with bench.fleet(hosts) as fleet:
+        assert run(fleet, "echo $SSH_CONNECTION", "n3").split()[2] == "127.0.0.3"
+        assert gateway.log.count("confirm direct-tcpip") == 1
+        gateway.stop()
+        tunnels = n2.log.count("confirm direct-tcpip")
+        fleet.reconnect(["n1", "n3"])
+        assert run(fleet, "echo by the other", "n3") == "by the other\n"
+        assert n2.log.count("confirm direct-tcpip") == tunnels + 1
+        assert isinstance(failure(fleet, "n1"), UnreachableError)
+        gateway.start()
+        fleet.reconnect(["n3"])
+        run(fleet, "true", "n3")
+        assert gateway.log.count("confirm direct-tcpip") == 1  # in its new log
+
+
+def test_a_leaf_whose_gateways_are_both_dead_says_so_of_both(bench: Bench, n1: Sshd) -> None:
+    one, other = ("127.0.0.1", free_port()), ("127.0.0.2", free_port())
+    with bench.fleet(inventory_of({"n1": one, "n2": other, "n3": n1}, private=("n3",), gateways=2)) as fleet:
+        error = failure(fleet, "n3")
+    assert isinstance(error, UnreachableError)
+    assert error.gateway == "n1"
+    refused = "refuses the connection: Connection refused (tried 3 times)"
+    assert str(error) == (
+        f"n3: not reached: its gateway n1: 127.0.0.1:{one[1]} {refused}; its gateway n2: 127.0.0.2:{other[1]} {refused}"
     )
 
 

@@ -199,9 +199,9 @@ def test_a_host_behind_a_gateway_is_scanned_once_the_gateway_is_trusted(bench: B
     hosts = inventory_of({"n1": gateway, "n3": leaf}, private=("n3",))
     with bench.fleet(hosts, known_hosts=tmp_path / "known") as fleet:
         first = scan(fleet, hosts.hosts)
-        assert behind(first, ["n1"]) == ("n3",)
+        assert behind(fleet, first, ["n1"]) == ("n3",)
         record(fleet, [shown(first, "n1")])
-        second = scan(fleet, behind(first, ["n1"]))
+        second = scan(fleet, behind(fleet, first, ["n1"]))
         assert shown(second, "n3").fingerprint == leaf.fingerprint()
         record(fleet, [shown(second, "n3")])
         assert fleet.each(["n3"], lambda remote: remote.run("echo in")) == {"n3": "in\n"}

@@ -20,6 +20,7 @@ INVENTORY = Inventory(
     sites={
         "nanjing": Site("nanjing", IPv4Network("172.16.0.0/24"), ("n1",)),
         "inside": Site("inside", IPv4Network("172.16.1.0/24"), ("i1",)),
+        "shanghai": Site("shanghai", IPv4Network("172.16.2.0/24"), ("s1", "s2")),
     },
     hosts={
         "n1": Host("n1", "nanjing", IPv4Address("172.16.0.1"), public=IPv4Address("203.0.113.1")),
@@ -29,6 +30,9 @@ INVENTORY = Inventory(
         "n3": Host("n3", "nanjing", IPv4Address("172.16.0.3")),
         "i1": Host("i1", "inside", IPv4Address("172.16.1.1")),
         "i2": Host("i2", "inside", IPv4Address("172.16.1.2")),
+        "s1": Host("s1", "shanghai", IPv4Address("172.16.2.1"), public=IPv4Address("203.0.113.129")),
+        "s2": Host("s2", "shanghai", IPv4Address("172.16.2.2")),
+        "s3": Host("s3", "shanghai", IPv4Address("172.16.2.3")),
     },
 )
 
@@ -42,7 +46,8 @@ def way(tmp_path: Path, target: str, config: str = "") -> Way:
 def brief(found: Way) -> str:
     """`user@address:port`, the name of its key where that is another, `through` whom."""
     key = "" if found.key_name in (found.address, f"[{found.address}]:{found.port}") else f" key {found.key_name}"
-    through = f" through {found.via_role} {found.via}" if found.via else f" by {found.command}" if found.command else ""
+    via = " or ".join(found.via)
+    through = f" through {found.via_role} {via}" if via else f" by {found.command}" if found.command else ""
     return f"{found.user}@{found.address}:{found.port}{key}{through}"
 
 
@@ -55,6 +60,11 @@ def brief(found: Way) -> str:
         ("n3", "", "root@172.16.0.3:22 through gateway n1"),
         ("i1", "", "root@172.16.1.1:22"),
         ("i2", "", "root@172.16.1.2:22"),
+        # a gateway that stands by: another way where there is one
+        ("s2", "", "root@172.16.2.2:22 through gateway s1"),
+        ("s3", "", "root@172.16.2.3:22 through gateway s1"),
+        ("s3", "Host s2\n  ProxyJump bastion", "root@172.16.2.3:22 through gateway s1 or s2"),
+        ("s3", "Host s3\n  ProxyJump s2", "root@172.16.2.3:22 through jump host s2"),
         # ~/.ssh/config wins where it says something
         ("n2", "Host n2\n  User admin", "admin@203.0.113.2:2222"),
         ("n2", "Host n2\n  Port 22", "debian@203.0.113.2:22"),

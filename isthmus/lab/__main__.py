@@ -62,3 +62,6 @@ if __name__ == "__main__":
     except IsthmusError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -136,6 +137,36 @@ class Guest:
         spaces = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd")
         clean = ("env", "-i", "--chdir=/root", _PATH, "HOME=/root", "LANG=C.UTF-8", "TERM=dumb")
         return ["nsenter", f"--target={leader}", *spaces, *clean, *command]
+
+    def run(self, command: Sequence[str], text: str | None, timeout: float | None) -> subprocess.CompletedProcess[str]:
+        """Run `command` in the host with `text` as its input; output is captured. subprocess.TimeoutExpired.
+
+        A host that shuts down stops every process for a moment (systemd-shutdown); nsenter then stops itself and would
+        wait for ever for somebody to tell it to go on.
+        """
+        argv = self.command(command)
+        with tempfile.TemporaryFile("w+") as source:
+            source.write(text or "")
+            source.seek(0)
+            stdin = None if text is None else source
+            with subprocess.Popen(
+                argv, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            ) as process:
+                return _awaited(process, timeout)
+
+
+def _awaited(process: subprocess.Popen[str], timeout: float | None) -> subprocess.CompletedProcess[str]:
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        try:
+            out, err = process.communicate(timeout=1)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGCONT)
+            if deadline is not None and time.monotonic() > deadline:
+                process.kill()
+                raise
+            continue
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def _script(port: Port) -> str:

@@ -18,7 +18,7 @@ from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from itertools import chain
 from pathlib import Path
 
-from isthmus.errors import LabError
+from isthmus.errors import LabError, UsageError
 from isthmus.lab.options import HostOptions, LabOptions
 from isthmus.model import Inventory
 
@@ -41,7 +41,7 @@ class Names:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,23}", self.name):
-            raise LabError(f"name of the lab: found {self.name!r}, expected up to 24 of a-z, 0-9 and -, such as lab")
+            raise UsageError(f"name of the lab: found {self.name!r}, expected up to 24 of a-z, 0-9 and -, such as lab")
 
     @property
     def prefix(self) -> str:

@@ -43,10 +43,15 @@ def missing_requirements() -> tuple[str, ...]:
     return tuple(sorted({package for program, package in _PACKAGES.items() if not shutil.which(program, path=_path())}))
 
 
-def check_machine() -> None:
-    """Raise LabError unless this is a Debian machine, we are root and every program is there."""
+def check_root() -> None:
+    """Raise LabError unless we are root."""
     if os.geteuid() != 0:
         raise LabError("the lab needs root (network namespaces, mounts); run it as root or with sudo")
+
+
+def check_machine() -> None:
+    """Raise LabError unless this is a Debian machine, we are root and every program is there."""
+    check_root()
     if not Path("/etc/apt").is_dir():
         raise LabError("the lab needs a Debian machine: it builds its hosts from the machine's own apt sources")
     if missing := missing_requirements():

@@ -12,9 +12,10 @@ from isthmus.lab.layout import Names
 def take_down(name: str) -> None:
     """Remove everything a lab of this name has on this machine: processes, namespaces, cgroups, disks, folders.
 
-    Needs no inventory. Harmless when there is no such lab, or only a part of it.
+    Needs no inventory. Harmless when there is no such lab, or only a part of it. LabError unless we are root.
     """
     names = Names(name)
+    machine.check_root()
     with machine.locked(names.lock):
         cloud.forget_plans(names)
         cgroups.end(name)

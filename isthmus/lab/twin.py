@@ -159,8 +159,8 @@ class Lab:
         self, host: str, command: str | Sequence[str], *, text: str | None = None, timeout: float | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a shell line, or a program with arguments, inside a host as root, not over SSH; output is captured."""
-        argv = self.host_command(host, command)
-        return subprocess.run(argv, check=False, text=True, input=text, capture_output=True, timeout=timeout)
+        wanted = ["sh", "-c", command] if isinstance(command, str) else list(command)
+        return self._guest(host).run(wanted, text, timeout)
 
     def resource_command(self, resource: str, command: str | Sequence[str]) -> list[str]:
         """Return the command line that runs a program of this machine at a resource's address."""

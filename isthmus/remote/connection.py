@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,9 +91,9 @@ class Link:
     A host that could not be reached stays so until `drop`: whoever asks gets the same answer at once.
     """
 
-    def __init__(self, way: Way, carrier: Link | None, settings: Settings) -> None:
+    def __init__(self, way: Way, carriers: Sequence[Link], settings: Settings) -> None:
         self.way = way
-        self.carrier = carrier
+        self.carriers = carriers
         self._settings = settings
         self._lock = threading.Lock()
         self._connection: fabric.Connection | None = None
@@ -111,6 +111,14 @@ class Link:
                     self._failure = error
                     raise
             return self._connection
+
+    def failure(self) -> HostError | None:
+        """Return why there is no connection, None when there is one, made now if there was none."""
+        try:
+            self.open()
+        except HostError as error:
+            return error
+        return None
 
     def host_key(self) -> Key:
         """Return the key the host shows now, without logging in to it. Raises UnreachableError."""
@@ -133,9 +141,9 @@ class Link:
             connection.client.close()
 
     def _retry(self, attempt: Callable[[float], T]) -> T:
-        if self.carrier is not None:
+        if self.carriers:
             with contextlib.suppress(HostError):  # said by `_tunnel`, which asks again
-                self.carrier.open()  # how long the gateway takes is no time of ours
+                self._carrier()  # how long the gateway takes is no time of ours
         deadline = time.monotonic() + self._settings.connect_timeout
         for count in range(1, ATTEMPTS + 1):
             if self._settings.closed.is_set():
@@ -200,8 +208,8 @@ class Link:
 
     def _socket(self, deadline: float) -> Any:
         """Return what carries the connection: TCP, a channel of the carrier's connection, or a ProxyCommand."""
-        if self.carrier is not None:
-            return self._tunnel(self.carrier, deadline)
+        if self.carriers:
+            return self._tunnel(deadline)
         if self.way.command is not None:
             return CommandSocket(self.way.command)
         try:
@@ -216,13 +224,20 @@ class Link:
         except OSError as error:
             raise self._unreachable(f"{self._place} cannot be reached: {error.strerror or error}") from None
 
-    def _tunnel(self, carrier: Link, deadline: float) -> Any:
-        name = carrier.way.name
-        try:
-            transport = carrier.open().transport
-        except HostError as error:
-            message = f"not reached: its {self.way.via_role} {name}: {error.message}"
-            raise UnreachableError(self.way.name, message, gateway=name) from None
+    def _carrier(self) -> Link:
+        """Return the first carrier that can be reached, connected; a carrier that could not be stays so."""
+        failures: list[HostError] = []
+        for carrier in self.carriers:
+            failure = carrier.failure()
+            if failure is None:
+                return carrier
+            failures.append(failure)
+        reasons = "; ".join(f"its {self.way.via_role} {error.host}: {error.message}" for error in failures)
+        raise UnreachableError(self.way.name, f"not reached: {reasons}", gateway=failures[0].host)
+
+    def _tunnel(self, deadline: float) -> Any:
+        carrier = self._carrier()
+        name, transport = carrier.way.name, carrier.open().transport
         try:
             return transport.open_channel(
                 "direct-tcpip",

@@ -14,7 +14,7 @@ from isthmus.errors import CommandError, HostError
 from isthmus.model import Inventory
 from isthmus.remote import shell
 from isthmus.remote.known_hosts import KnownHosts
-from isthmus.remote.way import find_way
+from isthmus.remote.way import Way, find_way
 
 if TYPE_CHECKING:  # Fabric and Paramiko take 0.1 s to import; a Fleet does it when made
     from isthmus.remote.connection import Link
@@ -34,6 +34,11 @@ class Remote:
         self.name = name
         self._link = link
         self._fleet = fleet
+
+    @property
+    def way(self) -> Way:
+        """How the host is reached."""
+        return self._link.way
 
     def run(self, script: str, *, timeout: float = 60, stdin: bytes = b"") -> str:
         """Run a POSIX sh script as root and return its stdout; its stdin is `stdin`, then the end.
@@ -145,8 +150,7 @@ class Fleet:
         with self._lock:
             if name not in self._links:
                 way = find_way(name, self.inventory, self._settings.ssh_config)
-                carrier = self.link(way.via) if way.via else None
-                self._links[name] = Link(way, carrier, self._settings)
+                self._links[name] = Link(way, [self.link(carrier) for carrier in way.via], self._settings)
             return self._links[name]
 
     def connect(self, hosts: Iterable[str]) -> None:
@@ -242,5 +246,5 @@ class Fleet:
 
 
 def _path(link: Link) -> list[Link]:
-    """Return the links that carry this one, nearest first."""
-    return [] if link.carrier is None else [link.carrier, *_path(link.carrier)]
+    """Return the links that carry this one, or may, each before those that carry it."""
+    return [step for carrier in link.carriers for step in (carrier, *_path(carrier))]

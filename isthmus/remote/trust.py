@@ -61,7 +61,7 @@ def scan(
 ) -> dict[str, HostKey | HostError]:
     """Ask each host for its key, and send nothing more to it: no login.
 
-    A host behind a gateway can be asked only through the gateway's own connection, so the gateway must be trusted
+    A host behind a gateway can be asked only through a gateway's own connection, so the gateway must be trusted
     first; until then such a host is an UnreachableError with `gateway` set. Scan, `record`, and scan those again:
     `behind` names them.
     """
@@ -74,11 +74,13 @@ def scan(
     return fleet.each(hosts, shown, on_done)
 
 
-def behind(results: dict[str, HostKey | HostError], hosts: Iterable[str]) -> tuple[str, ...]:
+def behind(fleet: Fleet, results: dict[str, HostKey | HostError], hosts: Iterable[str]) -> tuple[str, ...]:
     """Return the hosts that could not be scanned because one of `hosts`, which leads to them, was not trusted."""
     gates = set(hosts)
     return tuple(
-        name for name, result in results.items() if isinstance(result, UnreachableError) and result.gateway in gates
+        name
+        for name, result in results.items()
+        if isinstance(result, UnreachableError) and result.gateway and gates & set(fleet.link(name).way.via)
     )
 
 

@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | HostName in ~/.ssh/config | that one | ProxyJump or ProxyCommand, if any |
 | a public address | the public one | nobody |
-| no public address, its gateway has a way in | the private one | its site's gateway |
+| no public address, its gateway has a way in | the private one | its site's gateway, or the one that stands by |
 | neither has one: we are inside | the private one | nobody |
 """
 
@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from isthmus.errors import UsageError
 from isthmus.model import Host, Inventory
 from isthmus.remote.known_hosts import name_of
 
@@ -43,8 +44,8 @@ class Way:
     user: str
     key_name: str
     """Under this name known_hosts holds its key."""
-    via: str | None = None
-    """The name of the host, or the ProxyJump, whose connection carries this one."""
+    via: tuple[str, ...] = ()
+    """The names of the gateways, or the ProxyJump, whose connection carries this one: the first that can be reached."""
     via_role: str = "gateway"
     command: str | None = None
     """A ProxyCommand, ready to run: its %h, %p and %r filled in."""
@@ -53,22 +54,25 @@ class Way:
 def find_way(target: str, inventory: Inventory, ssh_config: SshConfig) -> Way:
     """Return the way to an inventory's host or to a jump host, written as in ProxyJump: `[user@]host[:port]`, …
 
-    Of several jumps, separated by commas, the last is the target and the others lead to it.
+    Of several jumps, separated by commas, the last is the target and the others lead to it. UsageError for a Port that
+    is no number.
     """
     *before, spec = target.split(",")
     user, name, port = _split(spec)
     host = inventory.hosts.get(name) if name == spec else None
     options = ssh_config.lookup(name)
     named = options.get("hostname", name) != name
-    via: str | None = ",".join(before) or _jump(options, name)
-    role, command = "jump host", None if via else options.get("proxycommand")
+    jump = ",".join(before) or _jump(options, name)
+    via: tuple[str, ...] = (jump,) if jump else ()
+    role = "jump host"
+    command = None if via else options.get("proxycommand")
     address = options.get("hostname", name)
     if host is not None and not named:
         address = str(host.public or host.address)
-        if not (host.public or via or command) and (gateway := _gateway(host, inventory, ssh_config)):
-            via, role = gateway, "gateway"
+        if not (host.public or via or command):
+            via, role = _gateways(host, inventory, ssh_config), "gateway"
     default_user, default_port = (host.ssh.user, host.ssh.port) if host else (getpass.getuser(), 22)
-    port = port or int(options.get("port", default_port))
+    port = port or _port(options.get("port", default_port), name)
     user = user or options.get("user", default_user)
     return Way(
         name=name,
@@ -91,6 +95,12 @@ def _split(spec: str) -> tuple[str | None, str, int | None]:
     return user or None, name, int(port)
 
 
+def _port(value: str | int, name: str) -> int:
+    if not str(value).isdecimal():
+        raise UsageError(f"~/.ssh/config: Port for {name}: found {value}, expected a number")
+    return int(value)
+
+
 def _filled(command: str, values: Mapping[str, str]) -> str:
     return re.sub(f"{TOKEN}(.)", lambda found: values.get(found[1], f"%{found[1]}"), command)
 
@@ -103,10 +113,13 @@ def _jump(options: Mapping[str, str], name: str) -> str | None:
     return jump
 
 
-def _gateway(host: Host, inventory: Inventory, ssh_config: SshConfig) -> str | None:
-    """Return the gateway that leads to a host without public address, None when we are among the private ones."""
-    gateway = inventory.gateway_of(host.site)
+def _gateways(host: Host, inventory: Inventory, ssh_config: SshConfig) -> tuple[str, ...]:
+    """Return those that lead to a host without public address, none when we are among the private ones."""
+    names = [name for name in inventory.sites[host.site].gateways if name != host.name]
+    return tuple(name for name in names if _has_way_in(inventory.hosts[name], ssh_config))
+
+
+def _has_way_in(gateway: Host, ssh_config: SshConfig) -> bool:
     options = ssh_config.lookup(gateway.name)
     named = options.get("hostname", gateway.name) != gateway.name
-    way_in = gateway.public or named or _jump(options, gateway.name) or options.get("proxycommand")
-    return gateway.name if gateway.name != host.name and way_in else None
+    return bool(gateway.public or named or _jump(options, gateway.name) or options.get("proxycommand"))

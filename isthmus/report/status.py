@@ -21,7 +21,7 @@ STALE_HANDSHAKE_S = 180
 def status_json(report: Report, names: Mapping[str, str]) -> dict[str, Any]:
     """Return what runs on every host; `names` maps public keys to hosts."""
     hosts = {}
-    for name, facts in report.facts.items():
+    for name, facts in _asked_for(report):
         interface = facts.interface
         peers = interface.peers if interface else ()
         hosts[name] = {
@@ -40,7 +40,7 @@ def status_json(report: Report, names: Mapping[str, str]) -> dict[str, Any]:
                 for peer in peers
             ],
         }
-    return {"hosts": hosts, "failures": failures_json(report.failures)}
+    return {"hosts": hosts, "failures": failures_json(report.failures), "notes": list(report.notes)}
 
 
 def status_table(report: Report, names: Mapping[str, str]) -> Table:
@@ -51,7 +51,7 @@ def status_table(report: Report, names: Mapping[str, str]) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("host", "state", "peer", "handshake", "received", "sent", "drift"):
         table.add_column(heading, justify="right" if heading in ("handshake", "received", "sent") else "left")
-    for name, facts in report.facts.items():
+    for name, facts in _asked_for(report):
         rows = list(_peer_rows(facts, names)) or [("–", "", "", "")]
         for number, row in enumerate(rows):
             table.add_row(*((name, _state(facts)) if number == 0 else ("", "")), *row, _drift(report, name, number))
@@ -59,6 +59,11 @@ def status_table(report: Report, names: Mapping[str, str]) -> Table:
         if name not in report.facts:
             table.add_row(name, "[red]failed[/red]", "–", "", "", "", escape(error.message.partition("\n")[0]))
     return table
+
+
+def _asked_for(report: Report) -> list[tuple[str, Facts]]:
+    """Return what was found on the hosts that were to be planned: all are looked at, for their keys."""
+    return [(name, facts) for name, facts in report.facts.items() if name in report.plans or name in report.failures]
 
 
 def _state(facts: Facts) -> str:

@@ -13,10 +13,12 @@ from pathlib import Path
 def main(path: str) -> None:
     """Measure one inventory file; times in seconds, memory in 10^6 B. Imports are no part of a step's time."""
     from isthmus.compile import compile_mesh
+    from isthmus.garbage import collect_rarely
     from isthmus.inventory import load_inventory
     from isthmus.render import render_mesh
     from isthmus.verify import machines_of, verify
 
+    collect_rarely()  # as `inv` does
     marks = [time.perf_counter()]
     inventory = load_inventory(path)
     marks.append(time.perf_counter())

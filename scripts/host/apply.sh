@@ -1,5 +1,5 @@
 # Carries out a host's plan so that it undoes itself unless confirmed. Followed by `stage` and `discard` lines and `commit`.
-# In: $interface, $owner (one line of text), $undo_after (seconds).
+# In: $interface, $owner (one line of text), $undo_after (seconds), $moment (when to change peers, in seconds since 1970).
 # Order: save the old state, arm the timer, only then change. An interruption at any line leaves old, new, or the timer.
 set -eu
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -12,6 +12,12 @@ fail() {
     echo "$*" >&2
     rm -rf "$staged"
     exit 1
+}
+
+busy() { # 75 is sysexits.h's EX_TEMPFAIL: apply.py waits and begins anew
+    echo "$*" >&2
+    rm -rf "$staged"
+    exit 75
 }
 
 begin() {
@@ -82,15 +88,15 @@ commit() {
     cp -p "$staged/new/usr/local/sbin/isthmus" "$staged/program" 2>/dev/null ||
         cp -p /usr/local/sbin/isthmus "$staged/program" || fail "cannot save the program"
     exec 9>/run/isthmus.lock
-    flock -w 20 9 || fail "another run is changing this host"
-    if [ -d $transaction ]; then fail "another run holds this host: $(cat $transaction/owner 2>/dev/null)"; fi
+    flock -w 20 9 || busy "another run is changing this host"
+    if [ -d $transaction ]; then busy "another run holds this host: $(cat $transaction/owner 2>/dev/null)"; fi
     # The timer comes first, so that no transaction is ever without one: killed between the two we leave a timer that
     # finds nothing to undo. Should it fire before we are done, its undo waits for the lock.
     "$staged/arm" 9>&- >"$staged/log" 2>&1 || fail "$(cat "$staged/log")"
     mv "$staged" $transaction # the lock of the run: whoever comes later finds it
     # Not as the condition of an `if`: there `set -e` would mean nothing.
     set +e
-    (set -e; install_files; /usr/local/sbin/isthmus sync "$interface" 9>&-) >$transaction/log 2>&1
+    (set -e; install_files; MOMENT=$moment /usr/local/sbin/isthmus sync "$interface" 9>&-) >$transaction/log 2>&1
     status=$?
     set -e
     if [ $status -eq 0 ]; then

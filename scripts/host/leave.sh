@@ -20,6 +20,7 @@ if [ -e /etc/sysctl.d/90-isthmus.conf ] && [ -e /var/lib/isthmus/sysctls.before 
     done </var/lib/isthmus/sysctls.before
 fi
 rm -f "/etc/wireguard/$interface.conf" "/etc/isthmus/$interface.routes" "/etc/isthmus/$interface.iptables" \
+    "/etc/isthmus/$interface.drained" \
     /etc/sysctl.d/90-isthmus.conf /usr/local/sbin/isthmus
 rm -rf /var/lib/isthmus
 rmdir /etc/isthmus 2>/dev/null || true

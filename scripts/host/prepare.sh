@@ -7,12 +7,15 @@ log=/run/isthmus-apt.log
 
 # In the background and into a file: a workstation that vanishes must not leave dpkg half-way (no SIGPIPE, no SIGHUP).
 quietly() {
-    (trap '' HUP PIPE; exec "$@") >"$log" 2>&1 </dev/null &
+    (trap '' HUP PIPE; exec "$@") >"$log" 2>&1 </dev/null 9>&- &
     if wait $!; then return 0; fi
     grep -E '^(E|dpkg):' "$log" >&2 || tail -n 3 "$log" >&2
     return 1
 }
 
+# One run after the other: apt waits for dpkg's lock, but not for that of its package lists.
+exec 9>/run/isthmus-prepare.lock
+flock -w "$apt_wait" 9 || { echo "another run is still installing packages" >&2; exit 1; }
 if [ -n "$packages" ]; then
     if [ -n "$(dpkg --audit 2>/dev/null)" ]; then quietly dpkg --configure -a || true; fi
     # `wireguard` itself would pull in a kernel; recommended packages are not needed.

@@ -11,7 +11,8 @@ echo "@@ clock"
 date +%s
 echo "@@ tools"
 for tool in wg wg-quick iptables iptables-restore ping; do have $tool && echo $tool; done
-for path in "$conf" /etc/isthmus/"$interface".routes /etc/isthmus/"$interface".iptables /etc/sysctl.d/90-isthmus.conf; do
+for path in "$conf" /etc/isthmus/"$interface".routes /etc/isthmus/"$interface".iptables \
+    /etc/isthmus/"$interface".drained /etc/sysctl.d/90-isthmus.conf; do
     [ -e "$path" ] || continue
     echo "@@ file $(stat -c %a "$path") $path"
     # A foreign file may hold keys, also in comments or a PostUp; they are masked before they leave the host. A space
@@ -34,6 +35,10 @@ if have wg && dump=$(wg show "$interface" dump 2>/dev/null); then
     echo "$dump" | awk 'NR == 1 { print "device", $2, $3 }
         NR > 1 { print "peer", $1, ($2 == "(none)" ? "no" : "yes"), $3, $4, $5, $6, $7, $8 }'
 fi
+for path in /etc/isthmus/*.routes; do
+    other=${path##*/} other=${other%.routes}
+    [ ! -e "$path" ] || [ "$other" = "$interface" ] || echo "@@ other $other"
+done
 echo "@@ link"
 ip -o link show dev "$interface" 2>/dev/null
 echo "@@ addresses"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -161,6 +162,22 @@ def test_a_leaf_alone_is_taken_off_and_comes_back(admin: Admin) -> None:
     assert lost == {("s1", "n2")}
     admin.inv("mesh.up", code=OK)
     assert_whole(admin)
+
+
+@pytest.mark.parametrize("part", [0.4, 0.6, 0.8, 0.95])
+def test_a_mesh_down_that_is_killed_is_finished_by_the_next_one(admin: Admin, before: Any, part: float) -> None:
+    admin.inv("mesh.up", code=OK)
+    began = time.monotonic()
+    admin.inv("mesh.down", code=OK)
+    whole = time.monotonic() - began
+    admin.inv("mesh.up", code=OK)
+    with admin.start(admin.command("mesh.down")) as process:
+        time.sleep(whole * part)
+        process.kill()
+    admin.inv("mesh.down", code=OK)
+    for host in ADDRESSES:
+        assert seen(admin, host) == before[host], host
+    admin.inv("mesh.up", code=OK)
 
 
 def test_keys_are_forgotten_when_asked_and_new_ones_made(admin: Admin, before: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import re
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -278,33 +277,3 @@ def test_a_package_manager_that_is_busy_for_20_seconds_is_waited_for(
     assert "the mesh is up and every pair reaches each other" in stdout
     assert wish() == list(admin.hosts)
     admin.said("n2", "ping -c 1 172.16.0.1")
-
-
-# --- two at once --------------------------------------------------------------------------------------------------
-
-
-def test_of_two_runs_at_once_none_breaks_anything(admin: Admin, wish: Callable[[], list[str]]) -> None:
-    runs = [admin.start(admin.command("mesh.up --undo-after 20")) for _ in range(2)]
-    ends = [(*run.communicate(), run.returncode) for run in runs]
-    assert 0 in [code for _, _, code in ends], ends
-    for _, stderr, code in ends:
-        assert code == 0 or (code == 1 and re.search("another run (holds|is changing) this host", stderr)), stderr
-    assert wish() == list(admin.hosts)
-    assert not admin.unsettled()
-
-
-def test_a_run_waits_for_another_that_is_stuck_until_that_is_undone(
-    admin: Admin, wish: Callable[[], list[str]]
-) -> None:
-    with admin.start_pausing("mesh.up --undo-after 20") as stuck:
-        second = admin.inv("mesh.up", code=0)
-        assert wish() == list(admin.hosts)
-        stuck.send_signal(signal.SIGCONT)
-        _, stderr = stuck.communicate()
-    for host in admin.hosts:
-        assert re.search(
-            rf"^{host}: held by an unconfirmed run of \S+ \(\w+\); waiting for it", second.stderr, re.MULTILINE
-        )
-        assert re.search(rf"^{host}: .*the change was undone before it was confirmed", stderr, re.MULTILINE), stderr
-    assert stuck.returncode == 1
-    assert wish() == list(admin.hosts)

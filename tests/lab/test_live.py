@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from stream import echoing, streaming
 from workstation import ROOT, Admin, until
 
 from isthmus.inventory import load_inventory
@@ -27,40 +27,6 @@ address = "172.17.0.1"
 public  = "203.0.113.65"
 """
 
-ECHO = """
-import socket
-server = socket.socket(type=socket.SOCK_DGRAM)
-server.bind(("", 9999))
-while True:
-    data, sender = server.recvfrom(100)
-    server.sendto(data, sender)
-"""
-
-STREAM = """
-import json, select, socket, sys, time
-peer = socket.socket(type=socket.SOCK_DGRAM)
-peer.connect((sys.argv[1], 9999))
-missing, sent, due, last = {}, 0, time.monotonic(), None
-print("streaming", flush=True)
-while True:
-    listened = [peer, sys.stdin] if last is None else [peer]
-    ready, _, _ = select.select(listened, [], [], max(0, due - time.monotonic()))
-    if peer in ready:
-        missing.pop(int(peer.recv(100)), None)
-    if sys.stdin in ready:
-        last = time.monotonic()  # nothing more is sent; what is on its way may still come
-    if last is None and time.monotonic() >= due:
-        missing[sent] = True
-        peer.send(str(sent).encode())
-        sent, due = sent + 1, max(due + 0.01, time.monotonic() - 0.05)
-    elif last is not None:
-        due = time.monotonic() + 0.05
-        if not missing or time.monotonic() > last + 10:
-            break
-print(json.dumps({"sent": sent, "missing": list(missing)}))
-"""
-"""Sends 100 numbered packets a second until its input ends, and says which did not come back."""
-
 
 @pytest.fixture(scope="module")
 def admin(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
@@ -73,10 +39,8 @@ def admin(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]
     for host in ("n1", "n2", "s1", "b1"):
         admin.said(host, "ip link add flannel.1 type vxlan id 1 dev wg0 dstport 8472 nolearning")
         admin.said(host, "ip address add 10.244.0.0/32 dev flannel.1; ip link set flannel.1 up")
-    with subprocess.Popen(admin.lab.host_command("s1", ["python3", "-c", ECHO])) as echo:
+    with echoing(admin, "s1"):
         yield admin
-        admin.said("s1", "pkill -f '[s]erver.sendto'")
-        echo.wait()
 
 
 def links(admin: Admin) -> dict[str, list[tuple[str, int]]]:
@@ -94,14 +58,10 @@ def undisturbed(admin: Admin) -> Iterator[None]:
     before = links(admin)
     for host in before:
         assert {"wg0", "flannel.1"} < {name for name, _ in before[host]}
-    command = admin.lab.host_command("n2", ["python3", "-c", STREAM, "172.16.128.1"])
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stream:
-        assert stream.stdout is not None
-        assert stream.stdout.readline() == "streaming\n"
+    with streaming(admin, "n2", "172.16.128.1") as report:
         yield
-        report = json.loads(stream.communicate()[0])
-    assert report["sent"] > 100
-    assert report["missing"] == [], f"of {report['sent']} packets"
+    assert report.sent > 100
+    assert report.missing == [], f"of {report.sent} packets"
     assert links(admin) == before
 
 

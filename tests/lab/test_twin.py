@@ -256,6 +256,12 @@ def test_a_reboot_leaves_the_disk_and_nothing_in_the_kernel(twin: Lab) -> None:
     assert reaches(twin, "n1", "172.16.0.2")
 
 
+def test_a_command_that_is_stopped_in_a_host_goes_on(twin: Lab) -> None:
+    """As every process of a host that shuts down is stopped for a moment: nobody else would wake it."""
+    ended = twin.host_run("n1", "kill -STOP $$; cat; exit 3", text="on", timeout=60)
+    assert (ended.returncode, ended.stdout) == (3, "on")
+
+
 def test_a_host_that_reboots_itself_comes_back_as_new(twin: Lab) -> None:
     before = boot_ids(twin)["n3"]
     said(twin, "n3", CLUTTER)

@@ -1,0 +1,10 @@
+"""The commands behind `inv`, a module each collection: arguments, one call, printing, exit code."""
+
+from __future__ import annotations
+
+from isthmus.commands.check import check
+from isthmus.commands.lab import lab
+from isthmus.commands.mesh import mesh
+from isthmus.commands.ssh import ssh
+
+__all__ = ["check", "lab", "mesh", "ssh"]
