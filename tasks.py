@@ -10,6 +10,7 @@ import sys
 from invoke import Collection
 
 from isthmus.commands import check, lab, mesh, ssh
+from isthmus.commands.usage import tell_wrong_command_lines
 from isthmus.garbage import collect_rarely
 
 _PASSWORD = re.compile(r"""('password': )('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
@@ -23,6 +24,7 @@ def _hide_password(record: logging.LogRecord) -> bool:
 
 logging.getLogger("invoke").addFilter(_hide_password)
 collect_rarely()
+tell_wrong_command_lines()
 if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(errors="replace")  # a terminal that knows no – gets a ?
 

@@ -120,7 +120,15 @@ def test_every_command_and_every_flag_is_explained(name: str) -> None:
             ("check.ports", "--format", "tencent", "--only", "s1"),
             '--format tencent: found no host in a site with provider = "tencent"',
         ),
+        (("check.ports", "--format", ""), "--format: found nothing, expected one of text, json,"),
+        (("check.ports", "--workstation", ""), "--workstation: found nothing, expected a network such as"),
         (("check.all", "--junit", ""), "--junit: found nothing, expected the path of a file"),
+        (("check.all", "--junit", "tests"), "--junit: cannot write tests: Is a directory"),
+        (("check.all", "--junit", "none/a.xml"), "--junit: cannot write none/a.xml: No such file or directory"),
+        (
+            ("lab.send", "--source", "n9", "--destination", "n1"),
+            "--source: found n9, expected a host of the inventory: n1, n2, n3, s1",
+        ),
         (("lab.up", "--options", "suite"), "options of the lab: found 'suite', expected KEY=VALUE"),
     ],
 )
@@ -129,6 +137,36 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(arguments: tuple[str, ...], sa
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith(said)
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("mesh.plan", "--bogus"), "No idea what '--bogus' is!"),
+        (("mesh.plan", "bogus"), "No idea what 'bogus' is!"),
+        (("--bogus", "mesh.plan"), "No idea what '--bogus' is!"),
+        (("bogus",), "No idea what 'bogus' is!"),
+        (("--help", "mesh.bogus"), "No idea what 'mesh.bogus' is!"),
+        (("--list", "bogus"), "Sub-collection 'bogus' not found!"),
+        (("mesh.plan", "--only"), "needed value and was not given one!"),
+        (("mesh.drain",), "did not receive required positional arguments: 'gateway'"),
+        (("-f", "hosts.toml", "mesh.plan"), "-f hosts.toml: found in front of the command"),
+        (("-f", "none.toml", "mesh.plan"), "-f none.toml: found in front of the command"),
+        (("--prompt-for-sudo-password", "mesh.plan"), "--prompt-for-sudo-password: found no password"),
+    ],
+)
+def test_what_invoke_finds_wrong_is_exit_code_2_too(arguments: tuple[str, ...], said: str) -> None:
+    result = inv(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert said in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+def test_help_and_the_list_of_commands_are_no_errors() -> None:
+    for arguments in (("--list",), ("--list", "mesh"), ("--help", "mesh.up"), ("--help",), ()):
+        result = inv(*arguments)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout
 
 
 def test_a_wrong_inventory_is_exit_code_2_and_a_missing_one_too(tmp_path: Path) -> None:

@@ -133,8 +133,9 @@ def ports(
     """Try every port that must be open from where its traffic comes; --format prints them for the clouds instead."""
     inventory = read_inventory(file)
     chosen = chosen_hosts(inventory, only)
+    addresses = _network("workstation", workstation)
     if format is not None:
-        return _print_rules(inventory, chosen, "json" if json and format == "text" else format, workstation)
+        return _print_rules(inventory, chosen, "json" if json and format == "text" else format, addresses)
     from isthmus.open_ports import open_ports
     from isthmus.progress import shown_progress
     from isthmus.report import closed_line, ports_json, ports_table
@@ -167,8 +168,8 @@ def all_checks(
     from isthmus.report import checkup_json, checkup_junit, checkup_text
 
     inventory = read_inventory(file)
-    if junit == "":
-        raise UsageError("--junit: found nothing, expected the path of a file")
+    if junit is not None:
+        _require_writable("junit", junit)
     with open_fleet(c, inventory, debug) as fleet, shown_progress("checking", plain=False) as progress:
         checkup = check_up(fleet, inventory, chosen_hosts(inventory, only), progress)
     if junit is not None:
@@ -180,23 +181,37 @@ def all_checks(
     return OK if checkup.passed else FAILED
 
 
-def _print_rules(inventory: Inventory, chosen: list[str] | None, form: str, workstation: str) -> int:
+def _require_writable(flag: str, path: str) -> None:
+    """Refuse a file that cannot be written, before minutes of checks are spent; what is in it stays till then."""
+    if not path:
+        raise UsageError(f"--{flag}: found nothing, expected the path of a file")
+    try:
+        Path(path).open("ab").close()
+    except OSError as error:
+        raise UsageError(f"--{flag}: cannot write {path}: {error.strerror}") from None
+
+
+def _network(flag: str, text: str) -> IPv4Network:
+    try:
+        return IPv4Network(text)
+    except ValueError:
+        found = text or "nothing"
+        raise UsageError(f"--{flag}: found {found}, expected a network such as 198.51.100.7/32") from None
+
+
+def _print_rules(inventory: Inventory, chosen: list[str] | None, form: str, workstation: IPv4Network) -> int:
     from isthmus.ports import port_rules
     from isthmus.report import FORMATS, rules_json, rules_table, security_groups
 
     if form not in FORMATS:
-        raise UsageError(f"--format: found {form}, expected one of {', '.join(FORMATS)}")
-    try:
-        addresses = IPv4Network(workstation)
-    except ValueError:
-        raise UsageError(f"--workstation: found {workstation}, expected a network such as 198.51.100.7/32") from None
+        raise UsageError(f"--format: found {form or 'nothing'}, expected one of {', '.join(FORMATS)}")
     rules = [rule for rule in port_rules(inventory) if chosen is None or rule.host in chosen]
     if form == "json":
         print_json(rules_json(rules))
     elif form == "text":
         console().print(rules_table(rules))
     else:
-        print(security_groups(inventory, rules, form, addresses))
+        print(security_groups(inventory, rules, form, workstation))
     return OK
 
 

@@ -90,9 +90,10 @@ def send(
     from isthmus.report import sent_json, sent_text
 
     lab = _lab(file, name)
-    for end in (source, destination):
+    for flag, end in (("source", source), ("destination", destination)):
         if end not in lab.inventory.hosts:
-            raise UsageError(f"found {end}, expected a host of the inventory: {', '.join(lab.inventory.hosts)}")
+            hosts = ", ".join(lab.inventory.hosts)
+            raise UsageError(f"--{flag}: found {end or 'nothing'}, expected a host of the inventory: {hosts}")
     if source == destination:
         raise UsageError(f"--destination: found {destination}, expected another host than the source")
     sent = send(lab, source, destination, number("megabytes", megabytes, 1, 1000) * 1_000_000)

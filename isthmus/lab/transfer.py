@@ -49,6 +49,7 @@ class Sent:
 
 def send(lab: Lab, source: str, destination: str, count: int) -> Sent:
     """Send `count` bytes to the destination's private address and return what was counted. Raises LabError."""
+    lab.require()
     receiver = lab.host_command(destination, ["python3", "-c", _RECEIVE, str(_PORT)])
     address = str(lab.inventory.hosts[destination].address)
     with subprocess.Popen(receiver, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:

@@ -113,6 +113,11 @@ class Lab:
         }
         return Status(self.names.name, network, states, resources)
 
+    def require(self) -> None:
+        """Raise LabError where nothing of the lab is there."""
+        if not machine.namespace_alive(self.names.admin):
+            raise LabError(f"the lab {self.names.name} is not up; inv lab.up builds it")
+
     # --- running commands -----------------------------------------------------------------------------------------
 
     def admin_command(self, command: str | Sequence[str]) -> list[str]:
@@ -120,8 +125,7 @@ class Lab:
 
         The process it makes becomes the command itself: killing it kills the command.
         """
-        if not machine.namespace_alive(self.names.admin):
-            raise LabError(f"the lab {self.names.name} is not up; inv lab.up builds it")
+        self.require()
         return admin.command(self.names, command)
 
     def run(
