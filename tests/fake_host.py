@@ -44,6 +44,7 @@ TOOLS = {
 }
 PARENTS = {"ISTHMUS-INPUT": "INPUT", "ISTHMUS-FORWARD": "FORWARD", "ISTHMUS-POSTROUTING": "POSTROUTING"}
 PROGRAM = "/usr/local/sbin/isthmus"
+SYSCTL_FILE = "/etc/sysctl.d/90-isthmus.conf"
 OUR_SYSCTLS = ("net.ipv4.conf.all.send_redirects", "net.ipv4.conf.default.send_redirects", "net.ipv4.ip_forward")
 
 
@@ -316,7 +317,7 @@ class FakeHost:
             raise ScriptError(f"cannot save {min(staged)}: 0 free on /")
         if self.transaction:
             raise ScriptError(f"another run holds this host: {self.transaction.owner}", 75)
-        if self.sysctls_before is None:
+        if self.sysctls_before is None and SYSCTL_FILE in staged:
             self.sysctls_before = dict(self.state.sysctls)
         deadline = self.clock.now + int(inputs["undo_after"])
         self.moment = int(inputs["moment"])
@@ -329,12 +330,16 @@ class FakeHost:
         except ScriptError as error:
             self.undo()
             raise ScriptError(f"{error}; the old state was put back", error.status) from None
+        if SYSCTL_FILE in discarded and self.sysctls_before is not None:
+            self.state.sysctls = dict(self.sysctls_before)
         return "applied\n"
 
     def _confirm(self, inputs: dict[str, str], tail: str) -> str:
         assert tail == ""
         if self.transaction is None or self.transaction.owner != inputs["owner"]:
             raise ScriptError("the change was undone before it was confirmed")
+        if SYSCTL_FILE in self.transaction.before.files and SYSCTL_FILE not in self.state.files:
+            self.sysctls_before = None
         self.transaction = None
         return ""
 
@@ -348,7 +353,7 @@ class FakeHost:
         assert (inputs["interface"], tail) == (self.interface, "")
         self.transaction = None
         state = self.state
-        sysctls = self.sysctls_before if "/etc/sysctl.d/90-isthmus.conf" in state.files else None
+        sysctls = self.sysctls_before if SYSCTL_FILE in state.files else None
         self.state = State(sysctls=sysctls or state.sysctls)
         self.sysctls_before = None
         if inputs["forget_keys"] == "yes":
@@ -414,7 +419,7 @@ class FakeHost:
         state.routes = {line for line in routes.splitlines() if not line.startswith("#")}
         state.chains = _read_chains(state.files[f"/etc/isthmus/{self.interface}.iptables"][0])
         state.jumps = set(state.chains)
-        text, _ = state.files.get("/etc/sysctl.d/90-isthmus.conf", ("", 0))
+        text, _ = state.files.get(SYSCTL_FILE, ("", 0))
         state.sysctls.update(line.split(" = ") for line in text.splitlines() if line.startswith("net."))  # type: ignore[arg-type]
         state.enabled = True
 

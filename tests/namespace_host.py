@@ -33,7 +33,7 @@ for folder in /etc /var/lib /usr/bin /usr/local/sbin; do
     mkdir -p /mnt/$folder/upper /mnt/$folder/work
     mount -t overlay -o lowerdir=$folder,upperdir=/mnt/$folder/upper,workdir=/mnt/$folder/work overlay $folder
 done
-rm -rf /etc/wireguard /etc/isthmus /etc/sysctl.d/*isthmus* /var/lib/isthmus /usr/local/sbin/* /etc/os-release
+rm -rf /etc/wireguard /etc/isthmus /etc/sysctl.d/* /etc/sysctl.conf /var/lib/isthmus /usr/local/sbin/* /etc/os-release
 mkdir -p /run/lock /run/units /etc/wireguard
 mv /usr/bin/wg /usr/bin/the-real-wg
 printf 'ID=%s\nVERSION_ID="%s"\n' $system >/etc/os-release

@@ -208,6 +208,68 @@ def test_a_reboot_before_the_confirmation_arms_the_timer_again(bare: NamespaceHo
     assert bare.run("rm /run/timer; isthmus up wg0; ls /run/timer 2>/dev/null || echo none") == "none\n"
 
 
+# --- a gateway that becomes a leaf --------------------------------------------------------------------------------
+
+
+def sysctls(host: NamespaceHost) -> str:
+    return host.run("cd /proc/sys/net/ipv4; grep . ip_forward conf/*/forwarding conf/*/send_redirects | grep -v /wg0/")
+
+
+@pytest.mark.parametrize("forwarding", ["0", "1"])
+def test_a_former_gateway_gets_its_sysctls_back_when_it_is_confirmed_and_not_before(
+    bare: NamespaceHost, forwarding: str
+) -> None:
+    bare.run(f"echo {forwarding} >/proc/sys/net/ipv4/ip_forward")
+    before = sysctls(bare)
+    bare.run(applying(planned(bare)))
+    bare.run(confirming())
+    as_gateway = sysctls(bare)
+    assert as_gateway != before
+    as_leaf = BY_N2["n1"]
+    bare.run(applying(planned(bare, as_leaf)))
+    assert sysctls(bare) == before
+    bare.run(host_script("undo", owner="ada@desk (1)"))
+    assert sysctls(bare) == as_gateway
+    bare.run(applying(planned(bare, as_leaf)))
+    bare.run(confirming())
+    assert sysctls(bare) == before
+    assert bare.run("ls /var/lib/isthmus") == ""
+
+
+def test_what_a_former_gateway_was_long_ago_is_forgotten(bare: NamespaceHost) -> None:
+    for config in (CONFIGS["n1"], BY_N2["n1"]):
+        bare.run(applying(planned(bare, config)))
+        bare.run(confirming())
+    bare.run("echo 1 >/proc/sys/net/ipv4/ip_forward")  # Docker came
+    docker = sysctls(bare)
+    for config in (CONFIGS["n1"], BY_N2["n1"]):
+        bare.run(applying(planned(bare, config)))
+        bare.run(confirming())
+    assert sysctls(bare) == docker
+
+
+@pytest.mark.parametrize("leaving", [False, True])
+def test_a_former_gateway_keeps_what_files_of_others_have_asked_for_meanwhile(
+    bare: NamespaceHost, leaving: bool
+) -> None:
+    bare.run(applying(planned(bare)))
+    bare.run(confirming())
+    bare.run("echo net.ipv4.ip_forward = 1 >/etc/sysctl.d/99-kubernetes.conf")
+    bare.run("echo 1 >/proc/sys/net/ipv4/conf/eth0/rp_filter")  # by hand; systemd's own files say 2
+    if leaving:
+        bare.run(host_script("leave", interface="wg0", forget_keys="no"))
+    else:
+        bare.run(applying(planned(bare, BY_N2["n1"])))
+    values = "cd /proc/sys/net/ipv4; cat ip_forward conf/all/send_redirects conf/eth0/rp_filter"
+    assert bare.run(values).split() == ["1", "1", "1"]
+
+
+def test_a_leaf_remembers_no_sysctls(bare: NamespaceHost) -> None:
+    bare.run(applying(planned(bare, BY_N2["n1"])))
+    bare.run(confirming())
+    assert bare.run("ls /var/lib/isthmus") == ""
+
+
 # --- leave --------------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 home=/var/lib/isthmus
 transaction=$home/transaction
 staged=$home/staged.$$
+sysctl_file=/etc/sysctl.d/90-isthmus.conf
 umask 077
 
 fail() {
@@ -55,8 +56,8 @@ save() {
     done <"$staged/all"
     if ip link show dev "$interface" >/dev/null 2>&1; then echo yes; else echo no; fi >"$staged/was-up"
     systemctl is-enabled "wg-quick@$interface" >"$staged/was-enabled" 2>/dev/null || true
-    # What the host had before us, for mesh.down; kept from the first time on.
-    if [ ! -e $home/sysctls.before ]; then
+    # What the host had before it became a gateway, for when it is none any more.
+    if [ ! -e $home/sysctls.before ] && grep -qxF $sysctl_file "$staged/paths"; then
         sysctls >"$staged/sysctls.before"
         mv "$staged/sysctls.before" $home/sysctls.before || fail "cannot save the sysctls"
     fi
@@ -81,6 +82,14 @@ install_files() {
     while read -r path; do rm -f "$path"; done <"$transaction/discard"
 }
 
+# A gateway that is none any more gets back what it had, and what files of others say meanwhile (Kubernetes').
+put_back_sysctls() {
+    grep -qxF $sysctl_file "$transaction/discard" && [ -e $home/sysctls.before ] || return 0
+    while read -r name value; do [ ! -e "/proc/sys/$name" ] || echo "$value" >"/proc/sys/$name"; done <$home/sysctls.before
+    /lib/systemd/systemd-sysctl --prefix=net/ipv4/ip_forward --prefix=net/ipv4/conf/all/accept_redirects \
+        --prefix=net/ipv4/conf/all/send_redirects --prefix=net/ipv4/conf/default/send_redirects || true
+}
+
 commit() {
     cat "$staged/paths" "$staged/discard" >"$staged/all"
     save
@@ -96,7 +105,7 @@ commit() {
     mv "$staged" $transaction # the lock of the run: whoever comes later finds it
     # Not as the condition of an `if`: there `set -e` would mean nothing.
     set +e
-    (set -e; install_files; MOMENT=$moment /usr/local/sbin/isthmus sync "$interface" 9>&-) >$transaction/log 2>&1
+    (set -e; install_files; MOMENT=$moment /usr/local/sbin/isthmus sync "$interface" 9>&-; put_back_sysctls) >$transaction/log 2>&1
     status=$?
     set -e
     if [ $status -eq 0 ]; then

@@ -8,4 +8,6 @@ flock -w 20 9 || { echo "another run is changing this host" >&2; exit 1; }
 # From here on the undo finds no transaction, whatever happens to the timer.
 mv $transaction /var/lib/isthmus/confirmed
 systemctl stop isthmus-undo.timer 2>/dev/null || true
+# A gateway that is none any more has its sysctls back; should it be one again, what counts is what it has then.
+if grep -qsxF /etc/sysctl.d/90-isthmus.conf /var/lib/isthmus/confirmed/discard; then rm -f /var/lib/isthmus/sysctls.before; fi
 rm -rf /var/lib/isthmus/confirmed

@@ -22,6 +22,10 @@ fi
 rm -f "/etc/wireguard/$interface.conf" "/etc/isthmus/$interface.routes" "/etc/isthmus/$interface.iptables" \
     "/etc/isthmus/$interface.drained" \
     /etc/sysctl.d/90-isthmus.conf /usr/local/sbin/isthmus
+if [ -e /var/lib/isthmus/sysctls.before ]; then # others' files may say more since: Kubernetes' does
+    /lib/systemd/systemd-sysctl --prefix=net/ipv4/ip_forward --prefix=net/ipv4/conf/all/accept_redirects \
+        --prefix=net/ipv4/conf/all/send_redirects --prefix=net/ipv4/conf/default/send_redirects || true
+fi
 rm -rf /var/lib/isthmus
 rmdir /etc/isthmus 2>/dev/null || true
 if [ "$forget_keys" = yes ]; then rm -f "/etc/wireguard/$interface.key"; fi
