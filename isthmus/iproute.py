@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from isthmus.model import MAIN_TABLE, ROUTE_PROTOCOL, Route, Rule
 
 _TABLES = {"main": MAIN_TABLE, "local": 255, "default": 253}
+_TYPES = ("unicast", "blackhole", "unreachable", "prohibit", "throw")
 
 
 def parse_address(line: str) -> tuple[str, IPv4Interface]:
@@ -48,6 +49,16 @@ def parse_route(line: str) -> tuple[Route, bool] | None:
     except ValueError:
         return None
     return route, _after(words, "proto") == str(ROUTE_PROTOCOL)
+
+
+def parse_destination(line: str) -> IPv4Network | None:
+    """Read only where a route leads: also of those that `parse_route` leaves out, which lead nowhere, or many ways."""
+    words = line.split()
+    destination = next((word for word in words if word not in _TYPES), "")
+    try:
+        return IPv4Network("0.0.0.0/0" if destination == "default" else destination)
+    except ValueError:  # the second line of a route to several next hops
+        return None
 
 
 def parse_rule(line: str) -> tuple[Rule, bool] | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from isthmus.errors import CommandError
-from isthmus.iproute import parse_address, parse_route, parse_rule
+from isthmus.iproute import parse_address, parse_destination, parse_route, parse_rule
 from isthmus.iptables import own_lines
 from isthmus.iptables import parse_rule as parse_firewall_rule
 from isthmus.model import Chain, Endpoint, FirewallRule, Route, Rule
@@ -100,6 +100,8 @@ class Facts:
     """wg-quick@ starts at boot."""
     transaction: str | None
     """Who holds the host with an unconfirmed change."""
+    pathless: frozenset[IPv4Network] = frozenset()
+    """Where routes lead that are not to one device: to several next hops, or to none (blackhole, unreachable…)."""
     other_interfaces: tuple[str, ...] = ()
     """Of meshes of ours under another interface's name."""
 
@@ -171,7 +173,9 @@ def _facts(host: str, interface: str, sections: Mapping[str, list[str]]) -> Fact
         elif kind == "key":
             key_mode = int(rest, 8)
             public_key = _public_key(content[0]) if content else None
-    found_routes = [route for line in lines("routes") if (route := parse_route(line)) is not None]
+    routes = {line: parse_route(line) for line in lines("routes")}
+    found_routes = [route for route in routes.values() if route is not None]
+    pathless = {parse_destination(line) for line, route in routes.items() if route is None}
     found_rules = [rule for line in lines("rules") if (rule := parse_rule(line)) is not None]
     firewall, policies = own_lines(lines("firewall"))
     unit = dict(line.split("=", 1) for line in lines("unit") if "=" in line)
@@ -197,6 +201,7 @@ def _facts(host: str, interface: str, sections: Mapping[str, list[str]]) -> Fact
         sysctls=dict(_sysctl(line) for line in lines("sysctls")),
         enabled=unit.get("UnitFileState") == "enabled",
         transaction=(lines("transaction") or ["unknown"])[0] if "transaction" in sections else None,
+        pathless=frozenset(network for network in pathless if network is not None),
         other_interfaces=tuple(name.partition(" ")[2] for name in sections if name.startswith("other ")),
     )
 

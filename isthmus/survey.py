@@ -123,7 +123,8 @@ def foreign_of(facts: Mapping[str, Facts], inventory: Inventory) -> dict[str, tu
     """Return the networks on each host that another site's subnet would take over: docker0's, a VPN's.
 
     A network on the link counts when it overlaps such a subnet, one behind a router only when it lies inside it: a
-    cloud's wide route (10.0.0.0/8 by the VPC router) is less specific than ours and goes on serving the rest.
+    cloud's wide route (10.0.0.0/8 by the VPC router) is less specific than ours and goes on serving the rest. So does
+    one that leads nowhere (blackhole) or by several next hops.
     """
     found: dict[str, tuple[IPv4Network, ...]] = {}
     for name, host_facts in facts.items():
@@ -137,6 +138,7 @@ def foreign_of(facts: Mapping[str, Facts], inventory: Inventory) -> dict[str, tu
             if route.destination.prefixlen and not route.destination.overlaps(own)
             if any(_taken_over(route, subnet) for subnet in others)
         }
+        networks |= {net for net in host_facts.pathless if any(net.subnet_of(subnet) for subnet in others)}
         found[name] = tuple(sorted(networks))
     return found
 

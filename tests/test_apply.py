@@ -661,6 +661,12 @@ def test_dockers_bridge_inside_a_sites_subnet_stops_everything_before_anything_i
         ("unicast default via 172.16.0.254 dev eth0 table main ", False),
         ("unicast 172.0.0.0/8 via 172.16.0.254 dev eth0 table main ", False),
         ("unicast 172.16.128.0/17 via 172.16.0.254 dev eth0 table main ", False),
+        ("blackhole 172.16.128.0/24 table main proto static scope global ", True),
+        ("unreachable 172.16.128.50 table main proto static scope global metric 5 ", True),
+        ("unicast 172.16.128.0/24 table main proto static scope global \n\tnexthop via 172.16.0.254 dev eth0 ", True),
+        ("blackhole 172.16.0.0/12 table main proto static scope global ", False),
+        ("unreachable default table main metric 4278198272 ", False),
+        ("blackhole 10.66.0.0/16 table main proto static scope global ", False),
     ],
 )
 def test_a_route_that_the_mesh_would_take_over_is_refused_and_a_wider_one_is_not(

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
 
-from isthmus.iproute import parse_address, parse_route, parse_rule
+from isthmus.iproute import parse_address, parse_destination, parse_route, parse_rule
 from isthmus.model import Route, Rule
 
 
@@ -72,6 +72,25 @@ def test_a_route_is_read(line: str, expected: tuple[Route, bool]) -> None:
 )
 def test_what_is_no_route_to_one_device_is_left_out(line: str) -> None:
     assert parse_route(line) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("unicast 10.1.0.0/24 table main proto boot scope global ", "10.1.0.0/24"),
+        ("unreachable 10.2.0.0/24 table main proto boot scope global ", "10.2.0.0/24"),
+        ("blackhole 10.3.0.1 table main proto boot scope global ", "10.3.0.1/32"),
+        ("prohibit 10.4.0.0/24 table 77 proto boot scope global ", "10.4.0.0/24"),
+        ("throw 10.5.0.0/24 table 77 proto boot scope global ", "10.5.0.0/24"),
+        ("unicast 10.6.0.0/24 via inet6 fe80::1 dev eth0 table main proto bird scope global", "10.6.0.0/24"),
+        ("unreachable default dev lo table main metric 4278198272", "0.0.0.0/0"),
+        ("\tnexthop via 172.16.0.253 dev eth0 weight 2 ", None),
+        ("unicast 10.0.0.1/8 dev eth0 table main", None),
+        ("", None),
+    ],
+)
+def test_the_destination_of_any_route_is_read(line: str, expected: str | None) -> None:
+    assert parse_destination(line) == (IPv4Network(expected) if expected else None)
 
 
 @pytest.mark.parametrize(

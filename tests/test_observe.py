@@ -135,6 +135,7 @@ def test_of_many_routes_those_to_a_device_are_read() -> None:
         "172.16.0.0/24",
         "192.168.5.0/24",
     ]
+    assert sorted(map(str, found.pathless)) == ["10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24", "10.5.0.0/24"]
     assert found.rules == (Rule("eth0", 77, 1001),)
     assert found.our_routes == found.our_rules == frozenset()
     assert "net.ipv4.conf.eth0.100.rp_filter" in found.sysctls
