@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from isthmus.errors import LabError, UsageError
 from isthmus.inventory import load_inventory
-from isthmus.lab import HostOptions, LabOptions, parse_options
+from isthmus.lab import HostOptions, LabOptions, parse_options, stale
 from isthmus.lab.layout import Layout, Names, interface, mac_address
 from isthmus.lab.machine import locked
 from isthmus.lab.rules import internet_rules, router_rules
@@ -269,3 +271,30 @@ def test_an_error_inside_a_lock_comes_out_of_it(tmp_path: Path) -> None:
         (tmp_path / "nowhere").read_text()
     with locked(tmp_path / "lab.lock"):
         pass
+
+
+# --- images ---------------------------------------------------------------------------------------------------------
+
+
+def test_images_that_no_lab_has_used_for_long_are_removed_and_those_of_a_running_lab_stay(tmp_path: Path) -> None:
+    cache, runs = tmp_path / "cache", tmp_path / "run"
+    long_ago = time.time() - (stale.KEPT_DAYS + 1) * 86400
+    for name in ("bookworm-1", "bookworm-2", "bookworm-2+iptables", "trixie-3", "trixie-4"):
+        (cache / name / "etc").mkdir(parents=True)
+        (cache / f"{name}.log").touch()
+        stale.lock_of(cache / name).touch()
+        os.utime(stale.lock_of(cache / name), (long_ago, long_ago))
+    (cache / ".trixie-5.partial").mkdir()
+    stale.note_use(cache / "trixie-4")
+    settings = runs / "lab" / "hosts" / "n1" / "settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(f"HOST=n1\nLOWER={cache}/bookworm-2+iptables:{cache}/bookworm-2\nDISK=/x\n")
+    assert stale.prune(cache, runs) == ("bookworm-1", "trixie-3")
+    assert sorted(path.name for path in cache.iterdir() if path.is_dir()) == [
+        ".trixie-5.partial",
+        "bookworm-2",
+        "bookworm-2+iptables",
+        "trixie-4",
+    ]
+    assert not {"bookworm-1.log", ".bookworm-1.lock"} & {path.name for path in cache.iterdir()}
+    assert stale.prune(cache, runs) == ()

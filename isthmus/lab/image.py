@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from isthmus.errors import LabError
-from isthmus.lab import machine
+from isthmus.lab import machine, stale
 from isthmus.lab.sources import Source, debian_sources
 
 CACHE = Path("/var/cache/isthmus-lab")
@@ -106,10 +106,9 @@ def _sources(suite: str) -> tuple[Source, ...]:
 
 def _once(target: Path, say: Callable[[str], None], build: Callable[[Path], None]) -> None:
     """Build into a folder beside the target and rename: what has the target's name is whole."""
-    if target.is_dir():
-        return
-    with machine.locked(target.with_name(f".{target.name}.lock")):
-        if target.is_dir():  # another lab built it while we waited
+    with machine.locked(stale.lock_of(target)):
+        stale.note_use(target)
+        if target.is_dir():
             return
         say(f"building the image {target.name}, once (a minute)")
         folder = target.with_name(f".{target.name}.partial")

@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 
 from isthmus.errors import LabError
-from isthmus.lab import admin, cgroups, cloud, disk, image, machine
+from isthmus.lab import admin, cgroups, cloud, disk, image, machine, stale
 from isthmus.lab.cloud import Client, Traffic
 from isthmus.lab.guest import Guest
 from isthmus.lab.layout import Layout, Names
@@ -230,6 +230,8 @@ class Lab:
         wanted = sorted({self._image_of(name) for name in self.inventory.hosts})
         with ThreadPoolExecutor(2) as pool:
             built = each(pool, lambda kind: image.prepare(kind[0], kind[1], steps.say), wanted)
+        for name in stale.prune(image.CACHE, self.names.run.parent):
+            steps.say(f"removed the image {name}: no lab was built from it for {stale.KEPT_DAYS} days")
         return dict(zip(wanted, built, strict=True))
 
     def _remove_surplus(self) -> None:
