@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import sys
 
@@ -25,6 +26,8 @@ def _hide_password(record: logging.LogRecord) -> bool:
 logging.getLogger("invoke").addFilter(_hide_password)
 collect_rarely()
 tell_wrong_command_lines()
+for stream in ("stdout", "stderr"):  # one that is closed (`inv … >&-`) is None
+    setattr(sys, stream, getattr(sys, stream) or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
 if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(errors="replace")  # a terminal that knows no – gets a ?
 

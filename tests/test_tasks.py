@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import pty
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -238,6 +239,34 @@ def test_ctrl_c_speaks_of_undo_timers_only_where_there_are_any(
         said[name] = end.value.message
     assert said["mesh.up"] == "interrupted; a host that was being changed puts its old network back by itself"
     assert said["mesh.down"] == said["check.ping"] == "interrupted"
+
+
+# --- standard output that is closed, full, or read by nobody --------------------------------------------------------
+
+SAYS_MUCH = (("check.ports", "--format", "json"), ("--list",))
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(("where", "code"), [("| true", 1), (">/dev/full", 1), (">&-", 0)])
+def test_output_that_nobody_gets_is_no_traceback(where: str, code: int, unbuffered: str) -> None:
+    for arguments in SAYS_MUCH:
+        line = shlex.join((sys.executable, "-m", "invoke", *arguments))
+        ended = subprocess.run(
+            ("bash", "-c", f"{line} {where}; exit ${{PIPESTATUS[0]}}"),
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            timeout=60,
+        )
+        said = "No space left on device\n" if "full" in where else ""
+        assert (ended.returncode, ended.stderr) == (code, said), arguments
+
+
+def test_an_error_is_told_by_its_code_where_standard_error_is_closed() -> None:
+    line = shlex.join((sys.executable, "-m", "invoke", "mesh.plan", "--only", "nobody"))
+    assert subprocess.run(("bash", "-c", f"{line} 2>&-"), check=False, cwd=ROOT, timeout=60).returncode == 2
 
 
 # --- on a terminal --------------------------------------------------------------------------------------------------

@@ -38,20 +38,29 @@ def command(body: Callable[..., int]) -> Callable[..., None]:
     def guarded(*args: Any, **kwargs: Any) -> None:
         try:
             code = body(*args, **kwargs)
+            sys.stdout.flush()
         except IsthmusError as error:
             raise Exit(str(error), code=error.exit_code) from None
         except KeyboardInterrupt:
             raise Exit("interrupted", INTERRUPTED) from None
         except BrokenPipeError:
-            # `inv … | head`: nobody reads on. Python would complain again when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            settle_stdout()
             code = FAILED
         except OSError as error:
+            settle_stdout()
             raise Exit(": ".join(map(str, filter(None, (error.filename, error.strerror or error)))), FAILED) from None
         if code:
             raise Exit(code=code)
 
     return guarded
+
+
+def settle_stdout() -> None:
+    """Write what is still to be written, or to nowhere: where nobody reads on, Python would complain at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def read_inventory(file: str | None) -> Inventory:

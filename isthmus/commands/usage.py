@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from invoke import Exit, ParseError, Program
 
-from isthmus.commands.shared import USAGE
+from isthmus.commands.shared import FAILED, USAGE, settle_stdout
 
 
 def tell_wrong_command_lines() -> None:
@@ -21,9 +22,18 @@ def _telling(step: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(step)
     def told(program: Any, *args: Any, **kwargs: Any) -> None:
         try:
-            step(program, *args, **kwargs)
+            try:
+                step(program, *args, **kwargs)
+            finally:
+                sys.stdout.flush()
         except ParseError as error:
             raise Exit(str(error), USAGE) from None
+        except BrokenPipeError:  # `inv --list | head`
+            settle_stdout()
+            raise Exit(code=FAILED) from None
+        except OSError as error:
+            settle_stdout()
+            raise Exit(error.strerror, FAILED) from None
         except Exit as end:
             raise Exit(end.message, USAGE) if end.message else end from None
         except EOFError:
