@@ -215,3 +215,13 @@ def test_a_known_hosts_that_cannot_be_written_is_a_clear_line(bench: Bench, tmp_
         key = shown(scan(fleet, ["n1"]), "n1")
         with pytest.raises(IsthmusError, match=r"no/folder/known: cannot be written: No such file or directory"):
             record(fleet, [key])
+
+
+@needs_sshd
+def test_bytes_of_others_in_known_hosts_are_kept(bench: Bench, tmp_path: Path) -> None:
+    server = bench.sshd()
+    file = tmp_path / "known"
+    file.write_bytes(b"# caf\xe9, in Latin-1\n")
+    with bench.fleet(inventory_of({"n1": server}), known_hosts=file) as fleet:
+        record(fleet, [shown(scan(fleet, ["n1"]), "n1")])
+    assert file.read_bytes() == b"# caf\xe9, in Latin-1\n" + f"{server.known_name} {server.public_key()} n1\n".encode()

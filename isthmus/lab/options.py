@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -11,6 +12,8 @@ from isthmus.model import Host, Inventory
 
 SUITES = ("bullseye", "bookworm", "trixie")
 """Debian 11, 12 and 13."""
+LEAST_MTU, MOST_MTU = 576, 65535
+"""Bytes: what every IPv4 host takes (RFC 791), and the longest packet there is."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,15 @@ class HostOptions:
             raise LabError(f"suite: found {self.suite!r}, expected one of {', '.join(SUITES)}")
         if self.rp_filter not in (0, 1, 2):
             raise LabError(f"rp_filter: found {self.rp_filter}, expected 0, 1 or 2")
-        if not (0 < len(self.nic) <= 15) or not self.nic.isalnum():
+        if not 0 <= self.metric < 2**32:
+            raise LabError(f"metric: found {self.metric}, expected 0 to {2**32 - 1}")
+        if not LEAST_MTU <= self.mtu <= MOST_MTU:
+            raise LabError(f"mtu: found {self.mtu}, expected {LEAST_MTU} to {MOST_MTU}")
+        if not re.fullmatch("[A-Za-z][A-Za-z0-9]{0,14}", self.nic) or self.nic == "lo":
             raise LabError(f"nic: found {self.nic!r}, expected up to 15 letters and digits such as ens5")
         for port in self.open_ports:
             number, _, protocol = port.partition("/")
-            if protocol not in ("tcp", "udp") or not number.isdigit():
+            if protocol not in ("tcp", "udp") or not re.fullmatch("[1-9][0-9]{0,4}", number) or int(number) > 65535:
                 raise LabError(f"open_ports: found {port!r}, expected something like 6443/tcp")
 
 
@@ -105,6 +112,6 @@ def _value(key: str, text: str) -> object:
         if text not in ("yes", "no", "1", "0"):
             raise UsageError(f"options of the lab: {key}: found {text!r}, expected yes or no")
         return text in ("yes", "1")
-    if isinstance(usual, int) and not text.isdigit():
+    if isinstance(usual, int) and not re.fullmatch("[0-9]{1,10}", text):
         raise UsageError(f"options of the lab: {key}: found {text!r}, expected a number")
     return int(text) if isinstance(usual, int) else text

@@ -99,7 +99,7 @@ def record(fleet: Fleet, keys: Iterable[HostKey], *, replace: bool = False) -> t
     if path is None or not new:
         return ()
     try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
         for key in new:
             text = with_key(text, key.name, key.key, key.host, replace=replace)
         _write(path, text)
@@ -114,7 +114,7 @@ def _write(path: Path, text: str) -> None:
     """Replace the file in one step, so that a run killed in the middle leaves the old one."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
             os.fchmod(file.fileno(), 0o644)
             file.flush()

@@ -90,7 +90,7 @@ def find_way(target: str, inventory: Inventory, ssh_config: SshConfig) -> Way:
 def _split(spec: str) -> tuple[str | None, str, int | None]:
     user, _, place = spec.strip().removeprefix("ssh://").rpartition("@")
     name, colon, port = place.rpartition(":")
-    if not colon or not port.isdigit() or name.count(":"):  # the last: an IPv6 address
+    if not colon or not port.isdecimal() or name.count(":"):  # the last: an IPv6 address
         return user or None, place, None
     return user or None, name, int(port)
 
