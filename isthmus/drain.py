@@ -45,8 +45,8 @@ def _site_of(inventory: Inventory, gateway: str) -> str:
     """Return the site of a gateway that has another beside it."""
     expected = [name for site in inventory.sites.values() if len(site.gateways) > 1 for name in site.gateways]
     if gateway not in expected:
-        names = ", ".join(expected) or "nothing: no site has two"
-        raise UsageError(f"gateway: found {gateway or 'nothing'}, expected one of two gateways of a site: {names}")
+        names = f": {', '.join(expected)}" if expected else ", and no site has two"
+        raise UsageError(f"gateway: found {gateway or 'nothing'}, expected one of two gateways of a site{names}")
     return inventory.hosts[gateway].site
 
 
