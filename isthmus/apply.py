@@ -118,7 +118,7 @@ def _prepare(report: Report, fleet: Fleet, inventory: Inventory, progress: Progr
 
     for name in todo:
         progress(name, "installing " + ", ".join(report.plans[name].packages or ("a key",)))
-    results = fleet.each(todo, prepare, on_done=_telling(progress, "prepared"))
+    results = fleet.each(todo, prepare, on_done=telling(progress, "prepared"))
     for name, result in results.items():
         if isinstance(result, HostError):
             report.failures[name] = result
@@ -138,7 +138,7 @@ def _apply_and_confirm(
 ) -> bool:
     """Change the hosts of `todo` and fill the report's facts and failures; False when another run is at it."""
     interface = inventory.mesh.interface
-    owner = f"{_user()}@{socket.gethostname()} ({secrets.token_hex(4)})"
+    owner = owner_of_run()
 
     def carry_out(remote: Remote) -> str:
         script = apply_script(
@@ -162,7 +162,7 @@ def _apply_and_confirm(
             if left:  # another run began after we had looked at this host, and ended before we met it elsewhere
                 raise HostError(left.host, f"was changed by somebody else during this run; run mesh.up again: {what}")
             return facts
-        _require_armed(facts, owner, undo_after)
+        require_armed(facts, owner, undo_after)
         if left:
             undo(remote)
             raise HostError(left.host, f"the change did not take, the old state was put back; still differing: {what}")
@@ -178,11 +178,11 @@ def _apply_and_confirm(
     # Leaves first: when the change cuts a gateway off, the hosts behind it could not be begun with.
     in_turn = sorted(todo, key=lambda name: (inventory.is_gateway(name), inventory.hosts[name].address))
     moment = moment_for([report.plans[name] for name in todo], undo_after, time.time())
-    begin = _one_then_the_others if moment == 0 else _all_at_once
-    applied = begin(fleet, in_turn, carry_out, _telling(progress, "applied"))
+    begin = one_then_the_others if moment == 0 else _all_at_once
+    applied = begin(fleet, in_turn, carry_out, telling(progress, "applied"))
     done = [name for name in todo if name in applied and not isinstance(applied[name], HostError)]
-    if any(map(_busy, applied.values())):
-        fleet.each(done, undo, on_done=_telling(progress, "undone, since another run is at work"))
+    if any(map(busy, applied.values())):
+        fleet.each(done, undo, on_done=telling(progress, "undone, since another run is at work"))
         report.failures.update({name: HostError(name, "not changed: another run is at work") for name in todo})
         report.failures.update({name: result for name, result in applied.items() if isinstance(result, HostError)})
         return False
@@ -191,7 +191,7 @@ def _apply_and_confirm(
     confirmed = fleet.each(
         [*done, *unchanged],
         confirm,
-        on_done=lambda name, result: _telling(progress, "confirmed" if name in done else "unchanged")(name, result),
+        on_done=lambda name, result: telling(progress, "confirmed" if name in done else "unchanged")(name, result),
     )
     _note_results(report, {**applied, **confirmed}, done, undo_after, unchanged)
     return True
@@ -218,14 +218,14 @@ def _note_results(
             report.facts[name] = result
 
 
-def _one_then_the_others(
+def one_then_the_others(
     fleet: Fleet, hosts: Sequence[str], carry_out: Callable[[Remote], str], on_done: Callable[[str, object], None]
 ) -> dict[str, str | HostError]:
-    """Apply on one host after the other until one has taken it, then on all others; stop where another run is met."""
+    """Begin on one host after the other until one has taken it, then on all others; stop where another run is met."""
     applied: dict[str, str | HostError] = {}
     for name in hosts:
         applied.update(fleet.each([name], carry_out, on_done))
-        if _busy(applied[name]):
+        if busy(applied[name]):
             return applied
         if not isinstance(applied[name], HostError):
             break
@@ -243,11 +243,12 @@ def _all_at_once(
     return fleet.each(hosts, carry_out, on_done)
 
 
-def _busy(result: object) -> bool:
+def busy(result: object) -> bool:
+    """Return whether what came of a host is that another run holds it."""
     return isinstance(result, CommandError) and result.status == BUSY
 
 
-def _require_armed(facts: Facts, owner: str, undo_after: int) -> None:
+def require_armed(facts: Facts, owner: str, undo_after: int) -> None:
     """Raise HostError when our transaction is no longer there: its timer was faster than we are."""
     if facts.transaction != owner:
         text = f"the change was undone before it was confirmed: more than {undo_after} s passed; see --undo-after"
@@ -285,13 +286,15 @@ def mesh_down(
             remote.run(script, timeout=APPLY_TIMEOUT_S)
         return ours
 
-    results = fleet.each(chosen, leave, on_done=_telling(progress, "done"))
+    results = fleet.each(chosen, leave, on_done=telling(progress, "done"))
     report.failures = {name: result for name, result in results.items() if isinstance(result, HostError)}
     report.changed = tuple(name for name, result in results.items() if result is True)
     return report
 
 
-def _telling(progress: Progress, success: str) -> Callable[[str, object], None]:
+def telling(progress: Progress, success: str) -> Callable[[str, object], None]:
+    """Return what Fleet.each is to call as hosts finish: it tells the progress of success, or of what failed."""
+
     def tell(host: str, result: object) -> None:
         progress(host, result.message if isinstance(result, HostError) else success)
 
@@ -300,6 +303,11 @@ def _telling(progress: Progress, success: str) -> Callable[[str, object], None]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def owner_of_run() -> str:
+    """Return how a run signs its transactions: who, where, and a number that no other run has."""
+    return f"{_user()}@{socket.gethostname()} ({secrets.token_hex(4)})"
 
 
 def _user() -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import shlex
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 from isthmus.errors import IsthmusError
 from isthmus.plan import HostPlan
+from isthmus.render import File
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts" / "host"
 """Beside the package, in a checkout as after `pip install -e .`."""
@@ -29,11 +31,36 @@ def apply_script(plan: HostPlan, *, interface: str, owner: str, undo_after: int,
     At `moment`, in seconds since 1970, it changes peers; at once when that is past.
     """
     parts = [host_script("apply", interface=interface, owner=owner, undo_after=undo_after, moment=moment)]
-    for path, file in sorted(plan.files.items()):
-        content = base64.encodebytes(file.text.encode()).decode()
-        parts.append(f"stage {shlex.quote(path)} {file.mode:o} <<'.'\n{content}.\n")
+    parts += _stage(plan.files)
     parts += [f"discard {shlex.quote(path)}\n" for path in plan.discard]
     return "".join([*parts, "commit\n"])
+
+
+def hold_script(paths: Iterable[str], *, interface: str, owner: str, undo_after: int, new_key: bool) -> str:
+    """Return the script that saves these files and arms the undo timer, and makes a new private key if asked to.
+
+    It prints the host's time, and the new public key.
+    """
+    head = host_script("apply", interface=interface, owner=owner, undo_after=undo_after, moment=0)
+    keep = [f"keep {shlex.quote(path)}\n" for path in paths]
+    return "".join([head, *keep, f"hold {'yes' if new_key else 'no'}\n"])
+
+
+def renew_script(files: Mapping[str, File], rounds: Iterable[str], *, interface: str, owner: str) -> str:
+    """Return the script that brings a held host the files that go with the new keys, and when it is to change what."""
+    head = host_script("apply", interface=interface, owner=owner, undo_after=0, moment=0)
+    return "".join([head, *_stage(files), *(f"round {line}\n" for line in rounds), "renew\n"])
+
+
+def fire_script(*, interface: str, owner: str, moment: int) -> str:
+    """Return the script that has a held host begin with its rounds at `moment`, in seconds since 1970."""
+    return host_script("apply", interface=interface, owner=owner, undo_after=0, moment=moment) + "fire\n"
+
+
+def _stage(files: Mapping[str, File]) -> Iterator[str]:
+    for path, file in sorted(files.items()):
+        content = base64.encodebytes(file.text.encode()).decode()
+        yield f"stage {shlex.quote(path)} {file.mode:o} <<'.'\n{content}.\n"
 
 
 @cache

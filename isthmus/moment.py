@@ -25,3 +25,8 @@ def moment_for(plans: Collection[HostPlan], undo_after: int, now: float) -> int:
     if sum(plan.moves_networks for plan in plans) < 2:
         return 0
     return math.ceil(now + min(TOGETHER_S + SEND_S * len(plans), MOST_S, undo_after / 4))
+
+
+def moment_of_all(hosts: int, now: float) -> int:
+    """Return when so many hosts shall begin with something together, in seconds since 1970."""
+    return math.ceil(now + min(TOGETHER_S + SEND_S * hosts, MOST_S))

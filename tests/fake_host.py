@@ -118,6 +118,10 @@ class Transaction:
     owner: str
     deadline: float
     before: State
+    private_key: str | None = None
+    new_key: str | None = None
+    staged: dict[str, tuple[str, int]] = field(default_factory=dict)
+    rounds: list[str] = field(default_factory=list)
 
 
 class FakeHost:
@@ -142,6 +146,9 @@ class FakeHost:
         # How it can be broken.
         self.unreachable: str | None = None
         self.cut_off_by_change = False
+        self.clock_is_off = 0.0
+        self.deaf = False
+        """It hears nobody by a new key."""
         self.apt_says: str | None = None
         self.disk_full = False
         self.sync_says: str | None = None
@@ -197,10 +204,16 @@ class FakeHost:
     def undo(self) -> None:
         assert self.transaction is not None
         self.state = self.transaction.before
+        self.private_key = self.transaction.private_key
         self.transaction = None
 
     def begin_anothers_run(self, owner: str, seconds: float) -> None:
-        self.transaction = Transaction(owner, self.clock.now + seconds, copy.deepcopy(self.state))
+        self._begin(owner, seconds)
+
+    def _begin(self, owner: str, seconds: float) -> Transaction:
+        deadline = self.clock.now + seconds
+        self.transaction = Transaction(owner, deadline, copy.deepcopy(self.state), self.private_key)
+        return self.transaction
 
     # --- scripts ----------------------------------------------------------------------------------------------------
 
@@ -312,16 +325,23 @@ class FakeHost:
         return f"{self.public_key}\n"
 
     def _apply(self, inputs: dict[str, str], tail: str) -> str:
-        staged, discarded = _staged(tail)
+        lines = tail.splitlines()
+        verb = lines[-1].split()[0]
+        if verb == "hold":
+            return self._hold(inputs, lines)
+        if verb in ("renew", "fire"):
+            if self.transaction is None or self.transaction.owner != inputs["owner"]:
+                raise ScriptError("the change was undone before it was begun")
+            return self._renew(tail) if verb == "renew" else self._fire(inputs, tail)
+        staged, discarded = _staged(tail, "commit\n")
         if self.disk_full:
             raise ScriptError(f"cannot save {min(staged)}: 0 free on /")
         if self.transaction:
             raise ScriptError(f"another run holds this host: {self.transaction.owner}", 75)
         if self.sysctls_before is None and SYSCTL_FILE in staged:
             self.sysctls_before = dict(self.state.sysctls)
-        deadline = self.clock.now + int(inputs["undo_after"])
         self.moment = int(inputs["moment"])
-        self.transaction = Transaction(inputs["owner"], deadline, copy.deepcopy(self.state))
+        self._begin(inputs["owner"], int(inputs["undo_after"]))
         self.state.files.update(staged)
         for path in discarded:
             self.state.files.pop(path, None)
@@ -332,6 +352,52 @@ class FakeHost:
             raise ScriptError(f"{error}; the old state was put back", error.status) from None
         if SYSCTL_FILE in discarded and self.sysctls_before is not None:
             self.state.sysctls = dict(self.sysctls_before)
+        return "applied\n"
+
+    def _hold(self, inputs: dict[str, str], lines: list[str]) -> str:
+        *keep, verb = lines
+        assert {*self.state.files, f"/etc/wireguard/{self.interface}.key"} == {line.split()[1] for line in keep}
+        if self.transaction:
+            raise ScriptError(f"another run holds this host: {self.transaction.owner}", 75)
+        if self.disk_full:
+            raise ScriptError("cannot save a new key")
+        transaction = self._begin(inputs["owner"], int(inputs["undo_after"]))
+        told = f"{self.clock.now + self.clock_is_off:.3f}\n"
+        if verb == "hold no":
+            return told
+        assert verb == "hold yes"
+        transaction.new_key = f"{self.private_key}, made anew"
+        return f"{told}{public_half(transaction.new_key)}\n"
+
+    def _renew(self, tail: str) -> str:
+        assert self.transaction
+        stage = tail[: tail.index("round ")]
+        self.transaction.staged, _ = _staged(stage, "")
+        *self.transaction.rounds, last = tail[len(stage) :].splitlines()
+        assert last == "renew"
+        return ""
+
+    def _fire(self, inputs: dict[str, str], tail: str) -> str:
+        assert (self.transaction is not None, tail) == (True, "fire\n")
+        transaction = self.transaction
+        assert transaction
+        self.moment = int(inputs["moment"])
+        assert 0 <= self.moment - self.clock.now <= 30
+        rounds = [line.split() for line in transaction.rounds]
+        assert rounds == sorted(rounds, key=lambda words: float(words[1]))
+        assert [words[2] for words in rounds].count("own") == (transaction.new_key is not None)
+        heard = {key: peer.latest_handshake for key, peer in self.state.running.peers.items()}  # type: ignore[union-attr]
+        self.private_key = transaction.new_key or self.private_key
+        self.state.files.update(transaction.staged)
+        try:
+            self.sync()
+        except ScriptError as error:
+            self.undo()
+            raise ScriptError(f"{error}; the old state was put back", error.status) from None
+        for _, _, _, old, new in [words for words in rounds if words[2] == "peer"]:
+            assert self.state.running
+            if not self.deaf:
+                self.state.running.peers[new].latest_handshake = heard[old]
         return "applied\n"
 
     def _confirm(self, inputs: dict[str, str], tail: str) -> str:
@@ -432,8 +498,8 @@ def _sum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _staged(tail: str) -> tuple[dict[str, tuple[str, int]], list[str]]:
-    """Read the `stage` and `discard` lines and the `commit` that follow apply.sh; nothing else may stand there."""
+def _staged(tail: str, end: str) -> tuple[dict[str, tuple[str, int]], list[str]]:
+    """Read the `stage` and `discard` lines and the `end` that follow apply.sh; nothing else may stand there."""
     files: dict[str, tuple[str, int]] = {}
     discarded: list[str] = []
     rest = tail
@@ -443,7 +509,7 @@ def _staged(tail: str) -> tuple[dict[str, tuple[str, int]], list[str]]:
         else:
             discarded += shlex.split(match[4])
         rest = rest[match.end() :]
-    assert rest == "commit\n", rest
+    assert rest == end, rest
     return files, discarded
 
 

@@ -246,6 +246,35 @@ def test_nobody_waits_for_a_moment_with_nothing_to_change(gateway: NamespaceHost
     assert gateway.state() == good
 
 
+# --- new keys -----------------------------------------------------------------------------------------------------
+
+
+def test_new_keys_take_the_place_of_the_old_in_steps_that_keep_prefixes_endpoints_and_the_other_peers() -> None:
+    keys = public_keys()
+    new = {"n1": "e" * 42 + "A=", "n3": "f" * 42 + "A="}
+    renewed = {**keys, **{name: public_key(key) for name, key in new.items()}}
+    with NamespaceHost("172.16.0.1/24") as host:
+        started(host, files_of(CONFIGS["n1"]), PRIVATE["n1"])
+        host.put(render_host(CONFIGS["n1"], renewed))
+        host.put_key(new["n1"])
+        host.run(f"wg set wg0 peer {keys['n3']} endpoint 172.16.0.3:4444; rm -f /run/wg.log")  # where it is heard from
+        moment = math.ceil(time.time())
+        host.run(f"MOMENT={moment} isthmus rotate wg0", f"0 peer {keys['n3']} {renewed['n3']}\n1 own\n")
+        assert time.time() >= moment + 1
+        took, own, settled, *removed = host.run("cat /run/wg.log").splitlines()
+        assert took.endswith(
+            f"peer {renewed['n3']} persistent-keepalive 25 allowed-ips 172.16.0.3/32 endpoint 172.16.0.3:4444"
+        )
+        assert "private-key /etc/wireguard/wg0.key" in own
+        # Each peer is spoken to at once, in vain: so this host does not begin when the others do.
+        for key in (keys["n2"], keys["s1"], renewed["n3"]):
+            assert f"peer {key} persistent-keepalive 0 peer {key} persistent-keepalive 25" in own
+        assert keys["s1"] not in settled, "its keepalive is 25"
+        assert [line.split(" set ")[1] for line in removed] == [f"wg0 peer {keys['n3']} remove"]
+        facts = parse_probe("n1", "wg0", host.probe())
+        assert not plan_host(CONFIGS["n1"], render_host(CONFIGS["n1"], renewed), renewed, facts)
+
+
 # --- what is not ours ---------------------------------------------------------------------------------------------
 
 FOREIGN = """

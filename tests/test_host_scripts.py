@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 from namespace_host import NamespaceHost
 from test_host_program import BY_N2, CONFIGS, PRIVATE, files_of, public_keys, started
 
-from isthmus.host_scripts import apply_script, host_script
+from isthmus.host_scripts import apply_script, fire_script, hold_script, host_script, renew_script
 from isthmus.model import HostConfig
 from isthmus.observe import Facts, parse_probe
 from isthmus.plan import HostPlan, plan_host
@@ -142,6 +144,90 @@ def test_a_disk_that_fills_up_in_the_middle_is_undone(bare: NamespaceHost) -> No
     assert done.stderr.endswith("the old state was put back\n")
     bare.run("umount /etc/isthmus; rmdir /etc/isthmus")
     assert bare.state() == before
+
+
+# --- new keys -----------------------------------------------------------------------------------------------------
+
+KEY = "/etc/wireguard/wg0.key"
+OWNER = "ada@desk (1)"
+
+
+def held(host: NamespaceHost) -> str:
+    """Hold a host with a new key and return the public half."""
+    script = hold_script([*files_of(CONFIGS["n1"]), KEY], interface="wg0", owner=OWNER, undo_after=60, new_key=True)
+    clock, key = host.run(script).split()
+    assert abs(float(clock) - time.time()) < 60
+    return key
+
+
+def fired(host: NamespaceHost) -> subprocess.CompletedProcess[str]:
+    host.run(renew_script(files_of(CONFIGS["n1"]), ["0 own"], interface="wg0", owner=OWNER))
+    return host.attempt(fire_script(interface="wg0", owner=OWNER, moment=int(time.time()) + 1))
+
+
+def test_a_new_key_is_made_used_and_the_old_one_gone_when_it_is_confirmed(meshed: NamespaceHost) -> None:
+    old = meshed.run("wg show wg0 public-key").strip()
+    new = held(meshed)
+    assert meshed.run("wg show wg0 public-key").strip() == old != new
+    assert facts_of(meshed).transaction == OWNER
+    assert meshed.run(f"stat -c %a /var/lib/isthmus/transaction /var/lib/isthmus/transaction/new{KEY}") == "700\n600\n"
+    assert fired(meshed).stdout == "applied\n"
+    assert meshed.run(f"wg show wg0 public-key; wg pubkey <{KEY}; stat -c %a {KEY}").split() == [new, new, "600"]
+    meshed.run(confirming())
+    assert meshed.run("ls /var/lib/isthmus /etc/wireguard").split() == [
+        "/etc/wireguard:",
+        "wg0.conf",
+        "wg0.key",
+        "/var/lib/isthmus:",
+        "sysctls.before",
+    ]
+
+
+@pytest.mark.parametrize("until", ["held", "fired"])
+def test_the_undo_puts_the_old_key_back_wherever_it_comes(meshed: NamespaceHost, until: str) -> None:
+    before = meshed.state()
+    held(meshed)
+    if until == "fired":
+        fired(meshed)
+    meshed.run(host_script("undo", owner=OWNER))
+    assert meshed.state() == before
+    assert meshed.run(f"cat {KEY}").strip() == PRIVATE["n1"]
+    done = fired_alone(meshed)
+    assert (done.returncode, done.stderr) == (1, "the change was undone before it was begun\n")
+    assert meshed.run("ls /var/lib/isthmus").split() == ["sysctls.before"]
+
+
+def fired_alone(host: NamespaceHost) -> subprocess.CompletedProcess[str]:
+    return host.attempt(fire_script(interface="wg0", owner=OWNER, moment=int(time.time()) + 1))
+
+
+def test_a_step_that_fails_is_undone_at_once(meshed: NamespaceHost) -> None:
+    before = meshed.state()
+    held(meshed)
+    meshed.put({"/usr/local/sbin/renice": File("#!/bin/sh\nexit 1\n", 0o755)})
+    broken = '#!/bin/sh\ncase "$*" in "set wg0 private-key"*) echo no >&2; exit 1 ;; esac\nexec /usr/bin/wg "$@"\n'
+    meshed.put({"/usr/local/sbin/wg": File(broken, 0o755)})
+    done = fired(meshed)
+    assert done.returncode == 1
+    assert done.stderr.endswith("no\nthe old state was put back\n")
+    meshed.run("rm /usr/local/sbin/wg /usr/local/sbin/renice")
+    assert meshed.state() == before
+
+
+@pytest.mark.parametrize("away", [-3600, 3600])
+def test_a_host_whose_clock_is_wrong_does_not_begin(meshed: NamespaceHost, away: int) -> None:
+    held(meshed)
+    done = meshed.attempt(fire_script(interface="wg0", owner=OWNER, moment=int(time.time()) + away))
+    assert done.returncode == 1
+    assert re.fullmatch(rf"by its clock the moment to begin is {str(away)[:3]}\d* s away\n", done.stderr)
+
+
+def test_a_host_that_another_run_holds_makes_no_key(meshed: NamespaceHost) -> None:
+    held(meshed)
+    script = hold_script([KEY], interface="wg0", owner="bob@desk (2)", undo_after=60, new_key=True)
+    done = meshed.attempt(script)
+    assert (done.returncode, done.stderr) == (75, f"another run holds this host: {OWNER}\n")
+    assert meshed.run("ls /var/lib/isthmus").split() == ["sysctls.before", "transaction"]
 
 
 # --- undo ---------------------------------------------------------------------------------------------------------

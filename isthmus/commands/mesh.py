@@ -281,6 +281,32 @@ def _move_charge(c: Any, verb: str, gateway: str, file: str | None, debug: bool,
     return FAILED if report.failures or broken else OK
 
 
+@task(help={**FILE, **ONLY, **JSON, **DEBUG})
+@command
+def rotate_keys(
+    c: Any, file: str | None = None, only: str | None = None, json: bool = False, debug: bool = False
+) -> int:
+    """Give hosts new keys while packets pass: made on the hosts, begun on all together, undone together."""
+    from isthmus.progress import shown_progress
+    from isthmus.rotate import rotate_keys as rotate
+
+    inventory = read_inventory(file)
+    with open_fleet(c, inventory, debug) as fleet:
+        with shown_progress("mesh.rotate-keys", plain=not json) as progress, _undone_when_interrupted():
+            report = rotate(inventory, fleet, chosen_hosts(inventory, only), progress)
+        broken = _check_after(fleet, report) if report.changed else ()
+    if json:
+        failures = {name: error.message for name, error in report.failures.items()}
+        pairs = [[pair.source, pair.destination] for pair in broken]
+        print_json({"rotated": list(report.changed), "failures": failures, "broken": pairs})
+    else:
+        print(f"new keys: {', '.join(report.changed) or 'none, every host keeps its key'}")
+        for pair in broken:
+            print(f"{pair.source} does not reach {pair.destination}", file=sys.stderr)
+    say_failures(report.failures, report.notes)
+    return FAILED if report.failures or broken else OK
+
+
 mesh = Collection("mesh")
-for item in (render, plan, up, status, drain, undrain, down):
+for item in (render, plan, up, status, drain, undrain, rotate_keys, down):
     mesh.add_task(item)

@@ -1,12 +1,15 @@
 # Carries out a host's plan so that it undoes itself unless confirmed. Followed by `stage` and `discard` lines and `commit`.
 # In: $interface, $owner (one line of text), $undo_after (seconds), $moment (when to change peers, in seconds since 1970).
 # Order: save the old state, arm the timer, only then change. An interruption at any line leaves old, new, or the timer.
+# New keys take three calls, so that no host begins before all can: `keep` lines and `hold` save, arm and make a key;
+# `stage` and `round` lines and `renew` bring the files that go with everybody's new keys; `fire` changes the host.
 set -eu
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 home=/var/lib/isthmus
 transaction=$home/transaction
 staged=$home/staged.$$
 sysctl_file=/etc/sysctl.d/90-isthmus.conf
+key=/etc/wireguard/$interface.key
 umask 077
 
 fail() {
@@ -28,6 +31,7 @@ begin() {
     mkdir -p "$staged/new" "$staged/old"
     : >"$staged/discard"
     : >"$staged/paths"
+    : >"$staged/rounds"
 }
 
 stage() { # PATH MODE <base64
@@ -39,6 +43,14 @@ stage() { # PATH MODE <base64
 
 discard() { # PATH
     echo "$1" >>"$staged/discard"
+}
+
+keep() { # PATH: saved now, changed later
+    echo "$1" >>"$staged/paths"
+}
+
+round() { # SECONDS own | SECONDS peer OLD NEW
+    echo "$*" >>"$staged/rounds"
 }
 
 # What a gateway changes, as `NAME VALUE`. ip_forward comes first: writing it resets the forwarding of every interface
@@ -90,7 +102,8 @@ put_back_sysctls() {
         --prefix=net/ipv4/conf/all/send_redirects --prefix=net/ipv4/conf/default/send_redirects || true
 }
 
-commit() {
+# From here on the host is held: what was saved comes back when nobody confirms.
+take() {
     cat "$staged/paths" "$staged/discard" >"$staged/all"
     save
     write_undo >"$staged/undo" || fail "cannot save the undo script"
@@ -103,9 +116,12 @@ commit() {
     # finds nothing to undo. Should it fire before we are done, its undo waits for the lock.
     "$staged/arm" 9>&- >"$staged/log" 2>&1 || fail "$(cat "$staged/log")"
     mv "$staged" $transaction # the lock of the run: whoever comes later finds it
+}
+
+change() { # VERB of the program
     # Not as the condition of an `if`: there `set -e` would mean nothing.
     set +e
-    (set -e; install_files; MOMENT=$moment /usr/local/sbin/isthmus sync "$interface" 9>&-; put_back_sysctls) >$transaction/log 2>&1
+    (set -e; install_files; MOMENT=$moment /usr/local/sbin/isthmus "$1" "$interface" 9>&-; put_back_sysctls) >$transaction/log 2>&1
     status=$?
     set -e
     if [ $status -eq 0 ]; then
@@ -119,6 +135,46 @@ commit() {
         echo "the old state was put back" >&2
         exit 1
     fi
+}
+
+commit() {
+    take
+    change sync
+}
+
+hold() { # yes or no: with a new key. Prints the time, and the public key.
+    date +%s.%N
+    if [ "$1" = yes ]; then
+        mkdir -p "$staged/new/etc/wireguard"
+        wg genkey >"$staged/new$key" && [ -s "$staged/new$key" ] || fail "cannot save a new key"
+        wg pubkey <"$staged/new$key"
+    fi
+    take
+}
+
+mine() {
+    exec 9>/run/isthmus.lock
+    flock -w 20 9 || busy "another run is changing this host"
+    [ "$(cat $transaction/owner 2>/dev/null)" = "$owner" ] || fail "the change was undone before it was begun"
+}
+
+renew() {
+    mine
+    if [ -e "$transaction/new$key" ]; then
+        mv "$transaction/new$key" "$staged/new$key"
+        echo "$key" >>"$staged/paths"
+    fi
+    rm -rf $transaction/new
+    mv "$staged/new" "$staged/paths" "$staged/discard" "$staged/rounds" $transaction
+    rm -rf "$staged"
+}
+
+fire() {
+    rm -rf "$staged"
+    mine
+    left=$((moment - $(date +%s)))
+    [ $left -ge 0 ] && [ $left -le 30 ] || fail "by its clock the moment to begin is $left s away"
+    change rotate <$transaction/rounds
 }
 
 write_undo() {

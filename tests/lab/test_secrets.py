@@ -144,6 +144,7 @@ def story(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[
         admin.inv("mesh.up --debug", code=0)
         needles.learn(admin)
         admin.inv("mesh.up --json", code=0)
+        rotations(admin, needles)
     yield admin, needles, watch, since
     del os.environ["WIRETAP"]
 
@@ -159,6 +160,16 @@ def good_days(admin: Tapped, needles: Needles) -> None:
     admin.inv("-d mesh.plan", code=0)  # Invoke's own debugging
     admin.inv("mesh.down", code=0)
     admin.inv("mesh.up --json --debug", code=0)
+
+
+def rotations(admin: Tapped, needles: Needles) -> None:
+    """Keys that were replaced, new ones, and new ones that were given up again."""
+    admin.inv("mesh.rotate-keys --debug", code=0)
+    needles.learn(admin)
+    admin.inv("mesh.rotate-keys --json", code=0)
+    needles.learn(admin)
+    with admin.planted("wg", 'case "$*" in "set wg0 private-key"*) exit 1 ;; esac', "s1"):
+        admin.inv("mesh.rotate-keys --debug", code=1)
 
 
 def spoil(admin: Tapped, host: str, script: str) -> None:
@@ -245,7 +256,7 @@ def test_keys_are_made_on_the_host_for_root_alone(story: Story) -> None:
         assert admin.said(host, "stat -c '%a %U' /etc/wireguard /etc/wireguard/wg0.key") == "700 root\n600 root"
         assert admin.said(host, "ls -A /etc/wireguard") == "wg0.conf\nwg0.key"
         argv = admin.said(host, "cat /root/argv")
-        assert argv.count("wg genkey") == 2  # with --forget-keys between
+        assert argv.count("wg genkey") == 5  # with --forget-keys between, and three rotations
         assert argv.count("made with mode 600") == argv.count("made with mode") == 2  # before it had its name
         same = '[ "$(wg pubkey </etc/wireguard/wg0.key)" = "$(wg show wg0 public-key)" ]'
         admin.said(host, same)
