@@ -241,6 +241,77 @@ def test_ctrl_c_speaks_of_undo_timers_only_where_there_are_any(
     assert said["mesh.down"] == said["check.ping"] == "interrupted"
 
 
+# --- exit codes -----------------------------------------------------------------------------------------------------
+
+
+def make(fleet: FakeFleet, *what: str) -> None:
+    """Bring the mesh up, then let things happen to it."""
+    for name in fleet.inventory.hosts:  # check.path walks to the internet too
+        fleet[name].foreign_routes.append("unicast default via 172.16.0.254 dev eth0 table main")
+    assert mesh_up(fleet.inventory, fleet).failures == {}  # type: ignore[arg-type]
+    if "drift" in what:
+        fleet["n2"].state.routes.clear()
+    if "dead" in what:
+        fleet["n3"].unreachable = "no answer"
+        fleet.reconnect(["n3"])
+    if "lost" in what:
+        fleet["n2"].lost = {"s1"}
+
+
+EXIT_CODES = {
+    "mesh.plan": {"": 0, "drift": 4, "dead": 1, "drift dead": 1, "lost": 0},
+    "mesh.status": {"": 0, "drift": 1, "dead": 1, "drift dead": 1, "lost": 0},
+    "mesh.up": {"": 0, "drift": 0, "dead": 1, "drift dead": 1, "lost": 0, "drift lost": 1},
+    "mesh.down": {"": 0, "drift": 0, "dead": 1},
+    "check.ping": {"": 0, "dead": 1, "lost": 1},
+    "check.path": {"": 0, "drift": 1, "dead": 1, "lost": 0},
+    "check.mtu": {"": 0, "dead": 1},
+}
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+@pytest.mark.parametrize(
+    ("command", "what", "code"),
+    [(command, what, code) for command, codes in EXIT_CODES.items() for what, code in codes.items()],
+)
+def test_what_a_command_finds_decides_its_exit_code(
+    fleet: FakeFleet, capsys: pytest.CaptureFixture[str], command: str, what: str, code: int, as_json: bool
+) -> None:
+    make(fleet, *what.split())
+    capsys.readouterr()
+    assert run(command, json=as_json) == code
+    told = capsys.readouterr()
+    if as_json:
+        assert isinstance(json.loads(told.out), dict)
+    assert ("n3: no answer" in told.err) == ("dead" in what)
+
+
+def test_bare_hosts_are_changes_that_wait(fleet: FakeFleet) -> None:
+    assert [run(name) for name in ("mesh.plan", "mesh.status", "check.path")] == [4, 1, 1]
+
+
+def test_only_limits_whose_paths_are_told(fleet: FakeFleet, capsys: pytest.CaptureFixture[str]) -> None:
+    make(fleet)
+    for name in ("check.path", "check.ping"):
+        assert run(name, only="n2,s1", json=True) == 0
+        pairs = json.loads(capsys.readouterr().out)["pairs"]
+        assert {pair["source"] for pair in pairs} == {"n2", "s1"}
+
+
+def test_the_inventory_is_found_from_a_folder_below(tmp_path: Path) -> None:
+    below = subprocess.run(
+        (sys.executable, "-m", "invoke", "mesh.render", "--out", str(tmp_path / "out")),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT / "tests",
+        env={name: value for name, value in os.environ.items() if name != "ISTHMUS_HOSTS"},
+        timeout=60,
+    )
+    assert (below.returncode, below.stderr) == (0, "")
+    assert (tmp_path / "out" / "n1").is_dir()
+
+
 # --- standard output that is closed, full, or read by nobody --------------------------------------------------------
 
 SAYS_MUCH = (("check.ports", "--format", "json"), ("--list",))
