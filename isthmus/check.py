@@ -55,13 +55,13 @@ def _round_trips(told: str) -> dict[str, float | None]:
     return {name: None if rtt == "-" else float(rtt) for name, rtt in answers}
 
 
-def _reach_script(targets: Iterable[tuple[str, IPv4Address, str]], count: int, wait_s: int) -> str:
+def _reach_script(targets: Iterable[tuple[str, IPv4Address | str, str]], count: int, wait_s: int) -> str:
     lines = (f"to {shlex.quote(name)} {address} {port}\n" for name, address, port in targets)
     return f"{host_script('reach', count=count, wait_s=wait_s)}{''.join(lines)}wait\n"
 
 
 def reach(
-    remote: Remote, targets: Collection[tuple[str, IPv4Address, str]], count: int, wait_s: int
+    remote: Remote, targets: Collection[tuple[str, IPv4Address | str, str]], count: int, wait_s: int
 ) -> dict[str, float | None]:
     """Let a host reach (name, address, TCP port or `-` for ping) each; return by name the milliseconds, None if not."""
     # ping goes on until all are answered, or `count` seconds after the last could have been.

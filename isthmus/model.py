@@ -75,6 +75,21 @@ class Host:
     taints: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     ssh: Ssh = Ssh()
+    public_name: str | None = None
+    """The DNS name that stands for its public address; `public` is then `stand_in`'s, good for telling hosts apart."""
+
+    @property
+    def public_place(self) -> IPv4Address | str | None:
+        """What others send to: the DNS name where there is one, else the public address."""
+        return self.public_name or self.public
+
+
+def stand_in(address: IPv4Address) -> IPv4Address:
+    """Return what stands for the public address of a host that has a DNS name; `address` is its private one.
+
+    A multicast address: on no host, in no route, of no two hosts the same, and never written anywhere.
+    """
+    return IPv4Address(0xE0000000 | (int(address) & 0x0FFFFFFF))
 
 
 @dataclass(frozen=True)
@@ -173,9 +188,11 @@ class Endpoint:
 
     address: IPv4Address
     port: int
+    name: str | None = None
+    """A DNS name that the host looks up by itself; `address` then only stands for it."""
 
     def __str__(self) -> str:
-        return f"{self.address}:{self.port}"
+        return f"{self.name or self.address}:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -283,3 +300,8 @@ class HostConfig:
     """Sorted (key, value) pairs such as ("net.ipv4.ip_forward", "1")."""
     drained: str | None = None
     """On gateways: the one of the site that is drained."""
+
+    @property
+    def looks_up_names(self) -> bool:
+        """Some peer's endpoint is a DNS name."""
+        return any(peer.endpoint is not None and peer.endpoint.name for peer in self.peers)

@@ -129,7 +129,9 @@ def _remote_gateways(inventory: Inventory, site: str) -> tuple[Peer, ...]:
         Peer(
             host=gateway.name,
             allowed_ips=(inventory.sites[site].subnet if inventory.in_charge(gateway.name) else _only(gateway),),
-            endpoint=None if gateway.public is None else Endpoint(gateway.public, inventory.mesh.listen_port),
+            endpoint=None
+            if gateway.public is None
+            else Endpoint(gateway.public, inventory.mesh.listen_port, gateway.public_name),
             persistent_keepalive=KEEPALIVE,
         )
         for gateway in _by_address(inventory, site)

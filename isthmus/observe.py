@@ -104,6 +104,8 @@ class Facts:
     """Where routes lead that are not to one device: to several next hops, or to none (blackhole, unreachable…)."""
     other_interfaces: tuple[str, ...] = ()
     """Of meshes of ours under another interface's name."""
+    looks_up_names: bool | None = None
+    """The unit that looks up peers' DNS names runs; None where there is none."""
 
     def mesh_address(self, interface: str) -> IPv4Address | None:
         """Return the address that our file gives the mesh interface; None when there is no such file."""
@@ -202,6 +204,7 @@ def _facts(host: str, interface: str, sections: Mapping[str, list[str]]) -> Fact
         enabled=unit.get("UnitFileState") == "enabled",
         transaction=(lines("transaction") or ["unknown"])[0] if "transaction" in sections else None,
         pathless=frozenset(network for network in pathless if network is not None),
+        looks_up_names=lines("names") == ["active"] if "names" in sections else None,
         other_interfaces=tuple(name.partition(" ")[2] for name in sections if name.startswith("other ")),
     )
 

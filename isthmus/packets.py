@@ -42,7 +42,7 @@ class Question:
 
     name: str
     """No spaces; a host's questions have different ones."""
-    address: IPv4Address
+    address: IPv4Address | str
     port: int | None
     least: int
     most: int

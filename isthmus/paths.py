@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 from itertools import permutations
 
 from isthmus.charge import as_found
 from isthmus.errors import HostError
-from isthmus.model import Inventory, Peer
-from isthmus.observe import Facts
+from isthmus.model import Endpoint, Inventory, Peer
+from isthmus.observe import Facts, FoundPeer
 from isthmus.remote import Fleet
 from isthmus.survey import Progress, foreign_of, known_keys, observe
 from isthmus.verify import BrokenPromise, Machine, Path, Tracer, Walk, promised_path, verify
@@ -37,14 +38,19 @@ class PathReport:
     failures: Mapping[str, HostError]
 
 
-def machine_from(facts: Facts, interface: str, hosts_by_key: Mapping[str, str]) -> Machine:
-    """Return what decides about packets on an observed host. A peer with an unknown key keeps the key as its name."""
+def machine_from(
+    facts: Facts, interface: str, hosts_by_key: Mapping[str, str], named: Mapping[str, IPv4Address] | None = None
+) -> Machine:
+    """Return what decides about packets on an observed host. A peer with an unknown key keeps the key as its name.
+
+    `named` are the stand-ins of the peers that this host finds by a DNS name: wherever that led is theirs.
+    """
     found = facts.interface
     peers = tuple(
         Peer(
             host=hosts_by_key.get(peer.public_key, peer.public_key),
             allowed_ips=peer.allowed_ips,
-            endpoint=peer.endpoint,
+            endpoint=_endpoint(peer, (named or {}).get(hosts_by_key.get(peer.public_key, ""))),
             persistent_keepalive=peer.persistent_keepalive,
         )
         for peer in (found.peers if found else ())
@@ -66,6 +72,19 @@ def machine_from(facts: Facts, interface: str, hosts_by_key: Mapping[str, str]) 
     )
 
 
+def _endpoint(peer: FoundPeer, stand_in: IPv4Address | None) -> Endpoint | None:
+    if stand_in is None or peer.endpoint is None:
+        return peer.endpoint
+    return replace(peer.endpoint, address=stand_in)
+
+
+def _named(inventory: Inventory, host: str) -> dict[str, IPv4Address]:
+    """Return the stand-ins of the hosts of other sites that have a DNS name."""
+    site = inventory.hosts[host].site
+    others = (other for other in inventory.hosts.values() if other.site != site and other.public_name)
+    return {other.name: other.public for other in others if other.public is not None}
+
+
 def paths(
     fleet: Fleet,
     inventory: Inventory,
@@ -79,7 +98,7 @@ def paths(
     inventory = as_found(inventory, facts)
     names = {key: host for host, key in known_keys(facts).items()}
     interface = inventory.mesh.interface
-    machines = {name: machine_from(one, interface, names) for name, one in facts.items()}
+    machines = {name: machine_from(one, interface, names, _named(inventory, name)) for name, one in facts.items()}
     sources = [name for name in machines if only is None or name in only]
     tracer = Tracer(machines, inventory)
     ends = [pair for pair in permutations(machines, 2) if pair[0] in sources]

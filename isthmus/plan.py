@@ -14,7 +14,7 @@ from ipaddress import IPv4Interface
 
 from isthmus.model import Chain, HostConfig, Peer
 from isthmus.observe import OURS, Facts, FoundInterface, FoundPeer
-from isthmus.render import PROGRAM, File, route_line, rule_line
+from isthmus.render import NAMES_UNIT, PROGRAM, File, route_line, rule_line
 
 PACKAGES = {
     "wg": "wireguard-tools",
@@ -131,6 +131,8 @@ def plan_host(config: HostConfig, files: Mapping[str, File], public_keys: Mappin
     discard = tuple(sorted(set(facts.files) - set(files)))
     changes += [Change(Kind.FILE, path, before=_lines(facts.files[path].text)) for path in discard]
     changes += _running_changes(config, files, public_keys, facts)
+    if config.looks_up_names and facts.looks_up_names is False:
+        changes.append(Change(Kind.UNIT, NAMES_UNIT, ("stopped",), ("running",)))
     if not facts.enabled:
         changes.append(Change(Kind.UNIT, f"wg-quick@{config.interface}", ("disabled",), ("enabled",)))
     return HostPlan(
@@ -233,7 +235,8 @@ def _same_peer(peer: Peer, here: FoundPeer, clock: int) -> bool:
         sorted(peer.allowed_ips) == list(here.allowed_ips)
         and peer.persistent_keepalive == here.persistent_keepalive
         and not here.preshared_key
-        and (peer.endpoint == here.endpoint or heard)
+        # Where a name leads is looked up on the host, when it is needed: no plan knows better.
+        and (peer.endpoint == here.endpoint or heard or (peer.endpoint is not None and peer.endpoint.name is not None))
     )
 
 

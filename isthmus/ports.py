@@ -25,12 +25,12 @@ class PortRule:
     protocol: str
     """`udp` or `tcp`."""
     port: int
-    address: IPv4Address
-    """The host's address that the source sends to: a private one is reached within the site."""
+    address: IPv4Address | str
+    """The host's address, or its DNS name, that the source sends to: a private one is reached within the site."""
     source: str
     """A host of the inventory, or WORKSTATION."""
-    source_address: IPv4Address | None
-    """What the group sees as the source; None for the workstation."""
+    source_address: IPv4Address | str | None
+    """What the group sees as the source, or its DNS name; None for the workstation."""
     why: str
 
     @property
@@ -57,18 +57,20 @@ def _ssh(inventory: Inventory, host: Host) -> Iterator[PortRule]:
         yield PortRule(host.name, "tcp", host.ssh.port, host.address, gateway.name, gateway.address, why)
     if not gateways:  # without any public address the workstation is inside
         why = "SSH, for inv"
-        yield PortRule(host.name, "tcp", host.ssh.port, host.public or host.address, WORKSTATION, None, why)
+        yield PortRule(host.name, "tcp", host.ssh.port, host.public_place or host.address, WORKSTATION, None, why)
 
 
 def _from_sites(inventory: Inventory, host: Host) -> Iterator[PortRule]:
     """Yield what the gateways of other sites send to this one."""
-    if host.public is None or not inventory.is_gateway(host.name):
+    if host.public_place is None or not inventory.is_gateway(host.name):
         return
     for site in inventory.sites.values():
         for name in site.gateways if site.name != host.site else ():
             peer = inventory.hosts[name]
             why = f"WireGuard from {site.name}; carries all that its hosts say to those of {host.site}"
-            yield PortRule(host.name, "udp", inventory.mesh.listen_port, host.public, name, peer.public, why)
+            yield PortRule(
+                host.name, "udp", inventory.mesh.listen_port, host.public_place, name, peer.public_place, why
+            )
 
 
 def _from_site(inventory: Inventory, host: Host) -> Iterator[PortRule]:

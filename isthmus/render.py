@@ -28,12 +28,16 @@ HEADER = "# isthmus: written by Isthmus from hosts.toml; changes made here are u
 PROGRAM = "/usr/local/sbin/isthmus"
 """The static program that makes a host's running state equal to its files."""
 
+NAMES_UNIT = "isthmus-names.service"
+"""The unit that looks up the DNS names of peers again; only on hosts that have such."""
+
 _TEMPLATES = {
     "etc/wireguard/INTERFACE.conf": 0o600,
     "etc/isthmus/INTERFACE.routes": 0o644,
     "etc/isthmus/INTERFACE.iptables": 0o644,
     "etc/isthmus/INTERFACE.drained": 0o644,
     "etc/sysctl.d/90-isthmus.conf": 0o644,
+    f"etc/systemd/system/{NAMES_UNIT}": 0o644,
 }
 
 _ADDRESS = "\0address\0"
@@ -129,6 +133,8 @@ def _patterns(config: HostConfig, keys: Mapping[str, str], once: _Once) -> dict[
         if name.startswith("etc/sysctl.d/") and not config.sysctls:
             continue
         if name.endswith(".drained") and config.drained is None:
+            continue
+        if name.endswith(NAMES_UNIT) and not config.looks_up_names:
             continue
         path = "/" + name.replace("INTERFACE", config.interface)
         patterns[path] = _Pattern(_environment().get_template(f"{name}.j2").render(values), mode)

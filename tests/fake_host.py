@@ -43,8 +43,11 @@ TOOLS = {
     "iputils-ping": ("ping",),
 }
 PARENTS = {"ISTHMUS-INPUT": "INPUT", "ISTHMUS-FORWARD": "FORWARD", "ISTHMUS-POSTROUTING": "POSTROUTING"}
+LOOKED_UP = "198.51.100.77"
+"""Where every DNS name leads."""
 PROGRAM = "/usr/local/sbin/isthmus"
 SYSCTL_FILE = "/etc/sysctl.d/90-isthmus.conf"
+NAMES_UNIT = "/etc/systemd/system/isthmus-names.service"
 OUR_SYSCTLS = ("net.ipv4.conf.all.send_redirects", "net.ipv4.conf.default.send_redirects", "net.ipv4.ip_forward")
 
 
@@ -108,6 +111,7 @@ class State:
     chains: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     jumps: set[tuple[str, str]] = field(default_factory=set)
     enabled: bool = False
+    looks_up_names: bool = False
     sysctls: dict[str, str] = field(default_factory=dict)
 
 
@@ -250,6 +254,8 @@ class FakeHost:
         yield "@@ sysctls"
         yield from (f"{name.replace('.', '/')}:{value}" for name, value in self.state.sysctls.items())
         yield from ("@@ unit", "ActiveState=active", f"UnitFileState={'enabled' if self.state.enabled else 'disabled'}")
+        if NAMES_UNIT in self.state.files:
+            yield from ("@@ names", "active" if self.state.looks_up_names else "inactive")
         if self.transaction:
             yield from ("@@ transaction", self.transaction.owner)
         yield "@@ end"
@@ -488,6 +494,7 @@ class FakeHost:
         text, _ = state.files.get(SYSCTL_FILE, ("", 0))
         state.sysctls.update(line.split(" = ") for line in text.splitlines() if line.startswith("net."))  # type: ignore[arg-type]
         state.enabled = True
+        state.looks_up_names = NAMES_UNIT in state.files
 
 
 def public_half(private_key: str) -> str:
@@ -519,12 +526,14 @@ def _read_conf(text: str) -> tuple[dict[str, str], dict[str, FakePeer]]:
     settings = dict(re.findall(r"^(\w+) = (.*)$", head, re.MULTILINE))
     peers = {}
     for section in sections:
-        values = dict(re.findall(r"^(\w+) = (.*)$", section, re.MULTILINE))
+        values = dict(re.findall(r"^((?:# )?\w+) = (.*)$", section, re.MULTILINE))
         peers[values["PublicKey"]] = FakePeer(
             allowed_ips=[text for text in values.get("AllowedIPs", "").split(", ") if text],
             endpoint=values.get("Endpoint", "(none)"),
             keepalive=values.get("PersistentKeepalive", "off"),
         )
+        if named := values.get("# Endpoint"):
+            peers[values["PublicKey"]].endpoint = f"{LOOKED_UP}:{named.rpartition(':')[2]}"
     assert len(peers) == len(sections), "two peers have one key"
     return settings, peers
 

@@ -47,11 +47,12 @@ ip link set $nic up
 SYSTEMCTL = r"""#!/bin/sh
 # What the scripts ask of systemctl, with files below /run/units for its memory.
 echo "systemctl $*" >>/run/systemd.log
-verb= unit= now=
+verb= unit= now= quiet=
 while [ $# -gt 0 ]; do
     case $1 in
     -p) shift ;;
     --now) now=yes ;;
+    -q) quiet=yes ;;
     -*) ;;
     *) if [ -z "$verb" ]; then verb=$1; elif [ -z "$unit" ]; then unit=${1%.service}; fi ;;
     esac
@@ -59,6 +60,12 @@ while [ $# -gt 0 ]; do
 done
 interface=${unit#wg-quick@}
 stop() { if [ -e "/run/units/$unit.active" ]; then rm "/run/units/$unit.active"; wg-quick down "$interface"; fi; }
+case $unit in isthmus-*)
+    case $verb in
+    start | restart) : >"/run/units/$unit.active"; exit ;;
+    stop) rm -f "/run/units/$unit.active"; exit ;;
+    esac ;;
+esac
 case $verb in
 start | restart)
     stop || true
@@ -67,12 +74,15 @@ start | restart)
 stop) case $unit in wg-quick@*) stop ;; *.timer) rm -f "/run/units/$unit.active" ;; esac ;;
 enable) : >"/run/units/$unit.enabled" ;;
 disable) rm -f "/run/units/$unit.enabled"; [ -z "$now" ] || stop ;;
-is-active) [ -e "/run/units/$unit.active" ] ;;
+is-active)
+    if [ -e "/run/units/$unit.active" ]; then word=active status=0; else word=inactive status=3; fi
+    [ "$quiet" ] || echo $word
+    exit $status ;;
 is-enabled) if [ -e "/run/units/$unit.enabled" ]; then echo enabled; else echo disabled; exit 1; fi ;;
 show)
     if [ -e "/run/units/$unit.active" ]; then echo ActiveState=active; else echo ActiveState=inactive; fi
     if [ -e "/run/units/$unit.enabled" ]; then echo UnitFileState=enabled; else echo UnitFileState=disabled; fi ;;
-reset-failed) ;;
+reset-failed | daemon-reload) ;;
 *) echo "the stand-in for systemctl does not know: $verb" >&2; exit 99 ;;
 esac
 """

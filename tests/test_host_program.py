@@ -246,6 +246,58 @@ def test_nobody_waits_for_a_moment_with_nothing_to_change(gateway: NamespaceHost
     assert gateway.state() == good
 
 
+# --- DNS names ----------------------------------------------------------------------------------------------------
+
+NAMED = compile_mesh(load_inventory(ARTICLE.parent / "tests" / "golden" / "dns_names" / "hosts.toml"))["s1"]
+NAMED_KEYS = {"n1": public_key("a" * 42 + "A="), "b1": public_key("e" * 42 + "A=")}
+
+
+def endpoints(host: NamespaceHost) -> dict[str, str]:
+    """Return where n1 and b1 are, as the running interface has it."""
+    runs = dict(line.split("\t") for line in host.run("wg show wg0 endpoints").splitlines())
+    return {name: runs[key] for name, key in NAMED_KEYS.items()}
+
+
+def test_names_are_looked_up_at_the_start_and_again_when_a_peer_is_not_heard() -> None:
+    with NamespaceHost("172.16.128.1/24") as host:
+        files = render_host(NAMED, NAMED_KEYS)
+        host.run("cp /etc/hosts /run/hosts; echo 192.0.2.1 n1.example.com >>/etc/hosts")
+        started(host, files, PRIVATE["s1"])
+        assert endpoints(host) == {"n1": "192.0.2.1:51820", "b1": "(none)"}, "b1's name leads nowhere"
+        assert "isthmus-names.active" in host.run("ls /run/units")
+        assert not plan_host(NAMED, files, NAMED_KEYS, parse_probe("s1", "wg0", host.probe()))
+
+        host.run("echo 192.0.2.2 n1.example.com >/etc/hosts; echo 192.0.2.9 b1.example.com >>/etc/hosts")
+        host.run("isthmus look-up wg0")
+        assert endpoints(host) == {"n1": "192.0.2.2:51820", "b1": "192.0.2.9:51820"}
+        host.run(": >/etc/hosts; isthmus look-up wg0; isthmus sync wg0")  # DNS is down
+        assert endpoints(host) == {"n1": "192.0.2.2:51820", "b1": "192.0.2.9:51820"}
+        host.run("systemctl stop wg-quick@wg0; systemctl start wg-quick@wg0")  # a reboot without DNS
+        assert endpoints(host) == {"n1": "192.0.2.2:51820", "b1": "192.0.2.9:51820"}, "where they led last"
+
+        host.run("rm /etc/systemd/system/isthmus-names.service")
+        host.put(render_host(CONFIGS["s1"], public_keys()))
+        host.run("isthmus sync wg0")
+        assert "isthmus-names" not in host.run("ls /run/units")
+
+
+def test_a_peer_that_is_heard_is_not_looked_up() -> None:
+    with NamespaceHost("172.16.128.1/24") as host:
+        host.run("echo 127.0.0.1 n1.example.com >>/etc/hosts")
+        conf = render_host(NAMED, NAMED_KEYS)["/etc/wireguard/wg0.conf"].text
+        here = conf.replace("n1.example.com:51820", "n1.example.com:4444")
+        started(host, {**render_host(NAMED, NAMED_KEYS), "/etc/wireguard/wg0.conf": File(here, 0o600)}, PRIVATE["s1"])
+        host.put({"/etc/wireguard/far.key": File(PRIVATE["n1"], 0o600)})
+        host.run(
+            "wireguard-go far >/dev/null 2>&1; wg set far listen-port 4444 private-key /etc/wireguard/far.key"
+            f" peer {public_keys()['s1']} endpoint 127.0.0.1:51820 allowed-ips 172.16.128.1/32 persistent-keepalive 1;"
+            " ip link set far up;"
+            " until wg show wg0 latest-handshakes | grep -q '[1-9][0-9]*$'; do sleep 0.02; done"
+        )
+        host.run("echo 192.0.2.2 n1.example.com >/etc/hosts; isthmus look-up wg0")
+        assert endpoints(host)["n1"] == "127.0.0.1:4444"
+
+
 # --- new keys -----------------------------------------------------------------------------------------------------
 
 

@@ -228,6 +228,14 @@ def test_public_addresses_reach_up_to_the_special_ranges(address: str) -> None:
     assert parse(f'{LEAST}public = "{address}"').hosts["a"].public == IPv4Address(address)
 
 
+@pytest.mark.parametrize("name", ["n1.example.com", "a.bc", "1.x--y.z9", f"{'a' * 63}.{'b' * 63}.com"])
+def test_a_public_address_may_be_a_dns_name(name: str) -> None:
+    host = parse(f'{LEAST}public = "{name}"').hosts["a"]
+    assert (host.public_name, host.public_place) == (name, name)
+    assert host.public is not None
+    assert host.public.is_multicast, "nobody's address, so that no route can hold it"
+
+
 @pytest.mark.parametrize("version", ["1.36", "1.36.2", "1.0", "1.9.0", "1.99.99"])
 def test_kubernetes_versions_are_minor_or_exact(version: str) -> None:
     kubernetes = f'[kubernetes]\nversion = "{version}"\npod_subnet = "172.16.0.0/24"\nservice_subnet = "172.17.0.0/28"'

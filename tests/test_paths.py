@@ -10,7 +10,8 @@ from fake_host import FakeFleet
 from isthmus.apply import mesh_up
 from isthmus.inventory import load_inventory
 from isthmus.paths import PathReport, paths
-from isthmus.report import paths_json, paths_text
+from isthmus.report import paths_json, paths_text, plan_text
+from isthmus.survey import mesh_plan
 
 
 @pytest.fixture
@@ -45,6 +46,36 @@ def test_what_was_promised_is_what_is_found(fleet: FakeFleet) -> None:
     assert found["n2 to n3"] == "n2 --> n3" or "==>" not in found["n2 to n3"]
     assert "n1" in found["n2 to s1"]
     assert found["n2 to n3"] != found["n2 to s1"]
+
+
+def test_where_a_dns_name_leads_is_its_hosts_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = FakeFleet(load_inventory(Path(__file__).parent / "golden" / "dns_names" / "hosts.toml"))
+    for name, host in fleet.hosts.items():
+        router = f"{fleet.inventory.hosts[name].address}".rpartition(".")[0] + ".254"
+        host.foreign_routes.append(f"unicast default via {router} dev eth0 table main proto dhcp scope global ")
+    assert mesh_up(fleet.inventory, fleet).failures == {}  # type: ignore[arg-type]
+    report = walked(fleet)
+    assert report.broken == ()
+    assert all(pair.kept for pair in report.pairs)
+    assert not mesh_plan(fleet.inventory, fleet).waiting, "an address that a name led to is no drift"  # type: ignore[arg-type]
+    running = fleet["s1"].state.running
+    assert running is not None
+    running.peers[str(fleet["n1"].public_key)].endpoint = "(none)"  # as while DNS is down
+    assert {pair.walk.destination for pair in walked(fleet, ["s1"]).pairs if not pair.kept} == {"n1", "n2"}
+
+
+def test_the_unit_that_looks_up_names_is_only_where_names_are_and_missed_when_it_stopped() -> None:
+    fleet = FakeFleet(load_inventory(Path(__file__).parent / "golden" / "dns_names" / "hosts.toml"))
+    mesh_up(fleet.inventory, fleet)  # type: ignore[arg-type]
+    assert [name for name, host in fleet.hosts.items() if host.state.looks_up_names] == ["n1", "s1", "b1"]
+    fleet["s1"].state.looks_up_names = False
+    report = mesh_plan(fleet.inventory, fleet)  # type: ignore[arg-type]
+    assert report.waiting == ("s1",)
+    assert plan_text(report.plans).startswith(
+        "s1: 1 change\n  unit isthmus-names.service\n      -stopped\n      +running"
+    )
+    assert mesh_up(fleet.inventory, fleet).changed == ("s1",)  # type: ignore[arg-type]
+    assert fleet["s1"].state.looks_up_names
 
 
 def test_a_route_that_hands_deleted_breaks_the_pairs_that_need_it(fleet: FakeFleet) -> None:

@@ -85,7 +85,7 @@ def test_every_endpoint_of_every_peer_is_a_rule_and_nothing_else_is(golden: str)
     if len(asked.sites) == 1:
         return
     endpoints = {
-        (name, peer.host, peer.endpoint.address, peer.endpoint.port)
+        (name, peer.host, peer.endpoint.name or peer.endpoint.address, peer.endpoint.port)
         for name, config in compile_network(asked).items()
         for peer in config.peers
         if peer.endpoint

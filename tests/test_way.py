@@ -33,6 +33,7 @@ INVENTORY = Inventory(
         "s1": Host("s1", "shanghai", IPv4Address("172.16.2.1"), public=IPv4Address("203.0.113.129")),
         "s2": Host("s2", "shanghai", IPv4Address("172.16.2.2")),
         "s3": Host("s3", "shanghai", IPv4Address("172.16.2.3")),
+        "s4": Host("s4", "shanghai", IPv4Address("172.16.2.4"), IPv4Address("224.0.0.4"), public_name="s4.example.com"),
     },
 )
 
@@ -58,6 +59,7 @@ def brief(found: Way) -> str:
         ("n1", "", "root@203.0.113.1:22"),
         ("n2", "", "debian@203.0.113.2:2222"),
         ("n3", "", "root@172.16.0.3:22 through gateway n1"),
+        ("s4", "", "root@s4.example.com:22"),
         ("i1", "", "root@172.16.1.1:22"),
         ("i2", "", "root@172.16.1.2:22"),
         # a gateway that stands by: another way where there is one

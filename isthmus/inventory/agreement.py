@@ -5,7 +5,7 @@ A value that could not be read is missing here, and what depends on it is not ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
@@ -24,7 +24,7 @@ class Draft:
     gateways: dict[str, tuple[str, ...]] = field(default_factory=dict)
     site_of: dict[Path, str] = field(default_factory=dict)
     addresses: dict[Path, IPv4Address] = field(default_factory=dict)
-    public: dict[str, IPv4Address] = field(default_factory=dict)
+    public: dict[str, IPv4Address | str] = field(default_factory=dict)
     pod_subnet: IPv4Network | None = None
     service_subnet: IPv4Network | None = None
 
@@ -89,8 +89,8 @@ def _check_addresses(draft: Draft, problems: Problems) -> None:
     _check_only_once({(*path, "address"): address for path, address in draft.addresses.items()}, problems)
 
 
-def _check_only_once(addresses: dict[Path, IPv4Address], problems: Problems) -> None:
-    owners: dict[IPv4Address, Path] = {}
+def _check_only_once(addresses: Mapping[Path, IPv4Address | str], problems: Problems) -> None:
+    owners: dict[IPv4Address | str, Path] = {}
     for path, address in addresses.items():
         owner = owners.setdefault(address, path)
         if owner != path:

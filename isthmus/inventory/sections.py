@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 from isthmus.inventory import values
 from isthmus.inventory.agreement import Draft, check_agreement
 from isthmus.inventory.tables import Table
-from isthmus.model import Host, Inventory, Kubernetes, Mesh, Resource, Site, Ssh
+from isthmus.model import Host, Inventory, Kubernetes, Mesh, Resource, Site, Ssh, stand_in
 
 
 def read_inventory(top: Table, source: str) -> Inventory | None:
@@ -66,7 +66,7 @@ def _read_site(name: str, table: Table, draft: Draft) -> Site | None:
 
 def _read_host(name: str, table: Table, defaults: Ssh, draft: Draft) -> Host | None:
     site, address = _read_place(table, draft)
-    public = table.optional("public", values.public_address, None)
+    public = table.optional("public", values.public_place, None)
     roles = table.optional("roles", values.roles, ())
     taints = table.optional("taints", values.taints, ())
     labels = table.optional("labels", values.labels, ())
@@ -77,6 +77,8 @@ def _read_host(name: str, table: Table, defaults: Ssh, draft: Draft) -> Host | N
         draft.public[name] = public
     if site is None or address is None:
         return None
+    if isinstance(public, str):
+        return Host(name, site, address, stand_in(address), roles, taints, labels, ssh, public_name=public)
     return Host(name, site, address, public, roles, taints, labels, ssh)
 
 

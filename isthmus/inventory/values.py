@@ -57,6 +57,9 @@ _INTERFACE_OF_OTHERS = re.compile(
 _VERSION = re.compile(r"1\.(?:0|[1-9][0-9]?)(?:\.(?:0|[1-9][0-9]?))?")
 _LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 _DNS_LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_DNS_NAME = re.compile(
+    rf"(?=.{{1,253}}\Z)(?:{_DNS_LABEL}\.)+(?!localhost\Z)[a-z][a-z0-9-]{{0,61}}[a-z0-9]"
+)  # at least two labels, the last no number: no name without a dot is the same everywhere
 _LABEL_KEY = re.compile(
     rf"(?:(?=[^/]{{1,253}}/){_DNS_LABEL}(?:\.{_DNS_LABEL})*/)?[A-Za-z0-9](?:[A-Za-z0-9_.-]{{0,61}}[A-Za-z0-9])?"
 )
@@ -92,9 +95,15 @@ def private_address(value: object) -> IPv4Address:
     return found
 
 
-def public_address(value: object) -> IPv4Address:
-    """Read an address that hosts on the internet can reach."""
-    found = address(value, "203.0.113.1")
+def public_place(value: object) -> IPv4Address | str:
+    """Read an address that hosts on the internet can reach, or a DNS name that leads to one."""
+    if isinstance(value, str) and _DNS_NAME.fullmatch(value):
+        return value
+    try:
+        found = address(value, "203.0.113.1")
+    except UnexpectedError as error:
+        name = "or a DNS name of lower-case letters, digits, dots and inner hyphens, such as n1.example.com"
+        raise UnexpectedError(f"{error.expected}, {name}") from None
     for network, use in NOT_PUBLIC.items():
         if found in network:
             raise UnexpectedError(f"an address that the internet can reach ({network} is {use})")

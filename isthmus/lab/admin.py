@@ -47,8 +47,9 @@ def write_names(names: Names, inventory: Inventory, host_keys: Mapping[str, Sequ
     for host in inventory.hosts.values():
         places = [str(address) for address in (host.public, host.address) if address]
         if host.public:
-            places.append(host.name)
-            addresses.append(f"{host.public} {host.name}\n")
+            names_of_it = [host.name, *filter(None, [host.public_name])]
+            places += names_of_it
+            addresses.append(f"{host.public} {' '.join(names_of_it)}\n")
         if host.ssh.port != 22:
             places = [f"[{place}]:{host.ssh.port}" for place in places]
         known += [f"{','.join(places)} {key}\n" for key in host_keys[host.name]]

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from itertools import chain
@@ -30,6 +31,8 @@ INTERNET_END = IPv4Address("169.254.0.1")
 ROUTER_END = IPv4Address("169.254.0.2")
 """The router's end of every uplink; also the gateway inside a site that has no free address for one."""
 
+_NAMED_NETWORK = IPv4Network("192.0.2.0/24")
+"""Where DNS names lead, unless the lab is told otherwise."""
 _ADMIN_NETWORKS = (IPv4Network("198.51.100.0/24"), IPv4Network("192.0.2.0/24"), IPv4Network("203.0.113.0/24"))
 
 
@@ -170,6 +173,12 @@ class Layout:
             for unknown in sorted(given - known):
                 raise LabError(f"options of the lab: found {what} {unknown!r}, expected one of {', '.join(known)}")
 
+    @property
+    def names_file(self) -> str:
+        """The lines of /etc/hosts that serve the lab's DNS names; the lab has no other DNS."""
+        named = (host for host in self.inventory.hosts.values() if host.public_name)
+        return "".join(f"{host.public} {host.public_name}\n" for host in named)
+
     @cached_property
     def admin_address(self) -> IPv4Address:
         """A public address for the admin workstation that the inventory does not use."""
@@ -227,3 +236,14 @@ class Layout:
             mtu=options.mtu,
             port_mtu=self.port_mtu(site),
         )
+
+
+def with_addresses(inventory: Inventory, addresses: Mapping[str, IPv4Address]) -> Inventory:
+    """Return the inventory with a true public address for every host that has a DNS name, of `addresses` or any."""
+    used = {host.public for host in inventory.hosts.values()} | set(addresses.values())
+    free = (address for address in _NAMED_NETWORK.hosts() if address not in used)
+    hosts = {
+        name: replace(host, public=addresses.get(host.public_name) or next(free)) if host.public_name else host
+        for name, host in inventory.hosts.items()
+    }
+    return replace(inventory, hosts=hosts)

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from isthmus.errors import LabError
 from isthmus.lab import admin, cgroups, cloud, disk, image, machine, stale
 from isthmus.lab.cloud import Client, Traffic
 from isthmus.lab.guest import Guest
-from isthmus.lab.layout import Layout, Names
+from isthmus.lab.layout import Layout, Names, with_addresses
 from isthmus.lab.options import HostOptions, LabOptions
 from isthmus.lab.removal import take_down
 from isthmus.lab.steps import Progress, Steps, each
@@ -62,8 +63,15 @@ class Lab:
     lab. All methods need root and raise LabError.
     """
 
-    def __init__(self, inventory: Inventory, name: str = "lab", options: LabOptions | None = None) -> None:
-        self.inventory = inventory
+    def __init__(
+        self,
+        inventory: Inventory,
+        name: str = "lab",
+        options: LabOptions | None = None,
+        addresses: Mapping[str, IPv4Address] | None = None,
+    ) -> None:
+        """Wish for a lab; `addresses` are where DNS names lead, those that matter."""
+        self.inventory = inventory = with_addresses(inventory, addresses or {})
         self.names = Names(name)
         self.options = options or LabOptions()
         self.layout = Layout(inventory, self.names, self.options)
@@ -94,6 +102,7 @@ class Lab:
 
             def finish(name: str) -> None:
                 self._await_host(name)
+                self._serve_names(name)
                 steps.done(f"{name} is up")
 
             each(pool, finish, hosts)
@@ -277,6 +286,14 @@ class Lab:
                 lines = guest.console.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
                 what = f"did not start in {START_SECONDS} s" if guest.alive() else "stopped while it was starting"
                 raise LabError(f"{name} {what}: {' / '.join(lines)} (all of it in {guest.console})")
+
+    def _serve_names(self, name: str) -> None:
+        """Tell a host where DNS names lead."""
+        if not self.layout.names_file:
+            return
+        begin = "# DNS names of the lab"
+        script = f"sed -i '/^{begin}/,$d' /etc/hosts; cat - >>/etc/hosts"
+        self.host_run(name, script, text=f"{begin}\n{self.layout.names_file}")
 
     def _sshd_answers(self, name: str, *, seconds: float) -> bool:
         host = self.inventory.hosts[name]

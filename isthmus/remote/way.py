@@ -3,7 +3,7 @@
 | known about the host | its address | through |
 | --- | --- | --- |
 | HostName in ~/.ssh/config | that one | ProxyJump or ProxyCommand, if any |
-| a public address | the public one | nobody |
+| a public address, or its DNS name | that one | nobody |
 | no public address, its gateway has a way in | the private one | its site's gateway, or the one that stands by |
 | neither has one: we are inside | the private one | nobody |
 """
@@ -68,7 +68,7 @@ def find_way(target: str, inventory: Inventory, ssh_config: SshConfig) -> Way:
     command = None if via else options.get("proxycommand")
     address = options.get("hostname", name)
     if host is not None and not named:
-        address = str(host.public or host.address)
+        address = str(host.public_place or host.address)
         if not (host.public or via or command):
             via, role = _gateways(host, inventory, ssh_config), "gateway"
     default_user, default_port = (host.ssh.user, host.ssh.port) if host else (getpass.getuser(), 22)

@@ -42,6 +42,8 @@ def security_groups(inventory: Inventory, rules: Sequence[PortRule], form: str, 
 
 
 def _source(rule: PortRule, workstation: IPv4Network) -> str:
+    if isinstance(rule.source_address, str):
+        return "0.0.0.0/0"  # a DNS name: groups take only addresses, and its address may be another tomorrow
     return str(workstation) if rule.source_address is None else f"{rule.source_address}/32"
 
 

@@ -12,7 +12,7 @@ date +%s
 echo "@@ tools"
 for tool in wg wg-quick iptables iptables-restore ping; do have $tool && echo $tool; done
 for path in "$conf" /etc/isthmus/"$interface".routes /etc/isthmus/"$interface".iptables \
-    /etc/isthmus/"$interface".drained /etc/sysctl.d/90-isthmus.conf; do
+    /etc/isthmus/"$interface".drained /etc/sysctl.d/90-isthmus.conf /etc/systemd/system/isthmus-names.service; do
     [ -e "$path" ] || continue
     echo "@@ file $(stat -c %a "$path") $path"
     # A foreign file may hold keys, also in comments or a PostUp; they are masked before they leave the host. A space
@@ -55,6 +55,10 @@ echo "@@ sysctls"
     net/ipv4/conf/*/rp_filter)
 echo "@@ unit"
 systemctl show -p ActiveState,UnitFileState "wg-quick@$interface" 2>/dev/null
+if [ -e /etc/systemd/system/isthmus-names.service ]; then
+    echo "@@ names"
+    systemctl is-active isthmus-names.service
+fi
 if [ -d /var/lib/isthmus/transaction ]; then
     echo "@@ transaction"
     cat /var/lib/isthmus/transaction/owner 2>/dev/null || echo unknown
