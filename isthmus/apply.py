@@ -21,10 +21,12 @@ from isthmus.charge import as_found
 from isthmus.compile import compile_mesh
 from isthmus.errors import CommandError, HostError, UnreachableError
 from isthmus.host_scripts import apply_script, host_script
-from isthmus.model import Inventory
+from isthmus.model import HostConfig, Inventory
 from isthmus.moment import moment_for
 from isthmus.observe import PUBLIC_KEY, Facts
 from isthmus.plan import PACKAGES, objections, plan_host
+from isthmus.preshared import pairs_of, settled, unequal
+from isthmus.presharing import share
 from isthmus.remote import Fleet, Remote
 from isthmus.render import PROGRAM
 from isthmus.survey import (
@@ -85,7 +87,8 @@ def _change(report: Report, fleet: Fleet, undo_after: int, progress: Progress, *
     inventory = report.inventory
     shown = dict(report.plans)
     configs = compile_mesh(inventory)
-    prepared = _prepare(report, fleet, inventory, progress)
+    prepared = {*_prepare(report, fleet, inventory, progress)}
+    prepared.update(_share_keys(report, fleet, configs, progress))
     plan_hosts(report, configs, [name for name in shown if name not in report.failures])
     keys = known_keys(report.facts)
     for name in report.waiting:
@@ -126,6 +129,28 @@ def _prepare(report: Report, fleet: Fleet, inventory: Inventory, progress: Progr
             tools = report.facts[name].tools | set(PACKAGES)
             report.facts[name] = replace(report.facts[name], public_key=result, key_mode=0o600, tools=tools)
     return todo
+
+
+def _share_keys(report: Report, fleet: Fleet, configs: Mapping[str, HostConfig], progress: Progress) -> Collection[str]:
+    """Make and hand out preshared keys where they are missing or differ; return the hosts that got one.
+
+    Where a key is not in use yet this changes nothing; where the two ends differed, it mends what was broken.
+    """
+    chosen = [name for name in report.plans if name not in report.failures]
+    asked = settled(configs, report.facts, chosen)
+    pairs = [pair for pair in pairs_of(report.inventory, asked) if unequal(pair, report.facts) and {*pair} <= {*chosen}]
+    hosts = sorted({name for pair in pairs for name in pair})
+    if not pairs:
+        return ()
+    interface = report.inventory.mesh.interface
+    report.failures.update(share(fleet, interface, pairs))
+    looked = fleet.each(hosts, lambda remote: probe(remote, interface), on_done=telling(progress, "has preshared keys"))
+    for name, result in looked.items():
+        if isinstance(result, HostError):
+            report.failures[name] = result
+        else:
+            report.facts[name] = result
+    return hosts
 
 
 def _apply_and_confirm(
@@ -170,7 +195,7 @@ def _apply_and_confirm(
         return replace(facts, transaction=None)
 
     keys = known_keys(report.facts)
-    wanted = wanted_of(compile_mesh(inventory), keys, ())
+    wanted = wanted_of(settled(compile_mesh(inventory), report.facts, report.plans), keys, ())
     begun: list[float] = []  # the first is when the oldest of our undo timers was armed
     for name in todo:
         changes = _count(len(report.plans[name].changes), "change")
@@ -186,6 +211,7 @@ def _apply_and_confirm(
         report.failures.update({name: HostError(name, "not changed: another run is at work") for name in todo})
         report.failures.update({name: result for name, result in applied.items() if isinstance(result, HostError)})
         return False
+    done = _without_one_end(report, fleet, done, undo)
     fleet.reconnect(done)
     unchanged = [name for name in report.plans if name not in applied and name not in report.failures]
     confirmed = fleet.each(
@@ -195,6 +221,20 @@ def _apply_and_confirm(
     )
     _note_results(report, {**applied, **confirmed}, done, undo_after, unchanged)
     return True
+
+
+def _without_one_end(report: Report, fleet: Fleet, done: Sequence[str], undo: Callable[[Remote], str]) -> list[str]:
+    """Undo hosts whose preshared key with another changed while that one failed; return the others."""
+    left = {
+        name: other
+        for name in done
+        for other in report.plans[name].shares
+        if other in report.plans and report.plans[other].shares and other not in done
+    }
+    fleet.each(left, undo)
+    for name, other in left.items():
+        report.failures[name] = HostError(name, f"undone, since {other} did not get the preshared key of the two")
+    return [name for name in done if name not in left]
 
 
 def _note_results(

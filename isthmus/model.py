@@ -35,6 +35,8 @@ class Mesh:
     interface: str = "wg0"
     listen_port: int = 51820
     mtu: int = 1420
+    preshared_keys: bool = False
+    """Gateways of different sites have a preshared key, each pair its own."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,8 @@ class Peer:
     endpoint: Endpoint | None = None
     persistent_keepalive: int | None = None
     """Seconds; None is WireGuard's `off`."""
+    preshared: bool = False
+    """There is a preshared key with it, in a file of its own on the host."""
 
 
 @dataclass(frozen=True)

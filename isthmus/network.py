@@ -133,6 +133,7 @@ def _remote_gateways(inventory: Inventory, site: str) -> tuple[Peer, ...]:
             if gateway.public is None
             else Endpoint(gateway.public, inventory.mesh.listen_port, gateway.public_name),
             persistent_keepalive=KEEPALIVE,
+            preshared=inventory.mesh.preshared_keys,
         )
         for gateway in _by_address(inventory, site)
     )

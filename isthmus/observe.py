@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from isthmus.errors import CommandError
@@ -54,7 +54,9 @@ class FoundPeer:
     """Bytes."""
     persistent_keepalive: int | None
     preshared_key: bool = False
-    """It has one, put there by hand: the other side will not understand it."""
+    """It has one."""
+    fingerprint: str | None = None
+    """Of that one."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class Facts:
     """Where routes lead that are not to one device: to several next hops, or to none (blackhole, unreachable…)."""
     other_interfaces: tuple[str, ...] = ()
     """Of meshes of ours under another interface's name."""
+    preshared: Mapping[str, str] = field(default_factory=dict)
+    """The preshared keys that the host holds in files, as fingerprints: by the name of the other host."""
     looks_up_names: bool | None = None
     """The unit that looks up peers' DNS names runs; None where there is none."""
 
@@ -204,6 +208,7 @@ def _facts(host: str, interface: str, sections: Mapping[str, list[str]]) -> Fact
         enabled=unit.get("UnitFileState") == "enabled",
         transaction=(lines("transaction") or ["unknown"])[0] if "transaction" in sections else None,
         pathless=frozenset(network for network in pathless if network is not None),
+        preshared=dict(_pair(line) for line in lines("preshared")),
         looks_up_names=lines("names") == ["active"] if "names" in sections else None,
         other_interfaces=tuple(name.partition(" ")[2] for name in sections if name.startswith("other ")),
     )
@@ -226,6 +231,11 @@ def _public_key(text: str) -> str:
     if not PUBLIC_KEY.fullmatch(text):
         raise ValueError(f"{text!r} is not a public key")
     return text
+
+
+def _pair(line: str) -> tuple[str, str]:
+    name, fingerprint = line.split()
+    return name, fingerprint
 
 
 def _sysctl(line: str) -> tuple[str, str]:
@@ -260,7 +270,8 @@ def _peer(line: str) -> FoundPeer:
         received=int(received),
         sent=int(sent),
         persistent_keepalive=None if keepalive == "off" else int(keepalive),
-        preshared_key=preshared_key == "yes",
+        preshared_key=preshared_key != "no",
+        fingerprint=None if preshared_key in ("no", "yes") else preshared_key,
     )
 
 

@@ -89,9 +89,18 @@ class HostPlan:
 
     @property
     def moves_networks(self) -> bool:
-        """A peer that stays gets other AllowedIPs: until every host concerned has done its part, packets are lost."""
+        """A peer that stays gets other AllowedIPs: until every host concerned has done its part, packets are lost.
+
+        And so are handshakes, while only one end has a preshared key.
+        """
         peers = [change for change in self.changes if change.kind is Kind.PEER and change.before and change.after]
-        return any(change.before[0] != change.after[0] for change in peers)
+        return any(_of_both_ends(change.before) != _of_both_ends(change.after) for change in peers)
+
+    @property
+    def shares(self) -> tuple[str, ...]:
+        """The peers with which another preshared key will be used, or one or none for the first time."""
+        peers = [change for change in self.changes if change.kind is Kind.PEER and change.before and change.after]
+        return tuple(change.name for change in peers if change.before[3:] != change.after[3:])
 
 
 def objections(config: HostConfig, facts: Facts) -> tuple[str, ...]:
@@ -130,6 +139,12 @@ def plan_host(config: HostConfig, files: Mapping[str, File], public_keys: Mappin
     changes += _file_changes(files, facts)
     discard = tuple(sorted(set(facts.files) - set(files)))
     changes += [Change(Kind.FILE, path, before=_lines(facts.files[path].text)) for path in discard]
+    preshared = {peer.host for peer in config.peers if peer.preshared}
+    for name in sorted(preshared - facts.preshared.keys()):
+        changes.append(Change(Kind.KEY, preshared_with(name), after=("made on one of the two, 0600 on both",)))
+    for name in sorted(facts.preshared.keys() - preshared):
+        changes.append(Change(Kind.KEY, preshared_with(name), before=("present",)))
+        discard = (*discard, f"/etc/wireguard/{config.interface}.psk/{name}")
     changes += _running_changes(config, files, public_keys, facts)
     if config.looks_up_names and facts.looks_up_names is False:
         changes.append(Change(Kind.UNIT, NAMES_UNIT, ("stopped",), ("running",)))
@@ -143,6 +158,11 @@ def plan_host(config: HostConfig, files: Mapping[str, File], public_keys: Mappin
         files=files,
         discard=discard,
     )
+
+
+def preshared_with(name: str) -> str:
+    """Return how a plan calls the key that a host shares with another."""
+    return f"preshared with {name}"
 
 
 def _file_changes(files: Mapping[str, File], facts: Facts) -> Iterator[Change]:
@@ -185,7 +205,7 @@ def _running_changes(
         yield Change(Kind.INTERFACE, config.interface, ("down",) if facts.enabled else (), ("up",))
         return
     yield from _interface_changes(config, running, facts)
-    yield from _peer_changes(config, public_keys, running, facts.clock)
+    yield from _peer_changes(config, public_keys, running, facts.clock, facts.preshared)
     wanted_routes = {route_line(route, str(config.address)) for route in config.routes}
     yield from _set_changes(Kind.ROUTE, {route_line(route, None) for route in facts.our_routes}, wanted_routes)
     yield from _set_changes(Kind.RULE, set(map(rule_line, facts.our_rules)), set(map(rule_line, config.rules)))
@@ -212,7 +232,11 @@ def _values(interface: str, name: str, found: set[str], wanted: set[str]) -> Ite
 
 
 def _peer_changes(
-    config: HostConfig, public_keys: Mapping[str, str], running: FoundInterface, clock: int
+    config: HostConfig,
+    public_keys: Mapping[str, str],
+    running: FoundInterface,
+    clock: int,
+    preshared: Mapping[str, str],
 ) -> Iterator[Change]:
     found = {peer.public_key: peer for peer in running.peers}
     names = {key: host for host, key in public_keys.items()}
@@ -223,25 +247,36 @@ def _peer_changes(
         here = found.pop(key, None)
         if here is None:
             yield Change(Kind.PEER, peer.host, after=_wanted_peer(peer))
-        elif not _same_peer(peer, here, clock):
-            yield Change(Kind.PEER, peer.host, _found_peer(here), _wanted_peer(peer))
+        elif not _same_peer(peer, here, clock, preshared.get(peer.host)):
+            before, after = _found_peer(here), _wanted_peer(peer)
+            if before == after:  # neither key may be shown
+                before = (*before[:-1], "preshared-key (hidden, another)")
+            yield Change(Kind.PEER, peer.host, before, after)
     for key, here in found.items():
         yield Change(Kind.PEER, names.get(key, key), before=_found_peer(here))
 
 
-def _same_peer(peer: Peer, here: FoundPeer, clock: int) -> bool:
+def _same_peer(peer: Peer, here: FoundPeer, clock: int, fingerprint: str | None) -> bool:
+    """Return whether a peer runs as it shall; the fingerprint is that of the key that the host shares with it."""
     heard = bool(here.latest_handshake) and clock - here.latest_handshake < ROAMED_S
     return (
         sorted(peer.allowed_ips) == list(here.allowed_ips)
         and peer.persistent_keepalive == here.persistent_keepalive
-        and not here.preshared_key
+        and here.preshared_key == peer.preshared
+        and (not peer.preshared or here.fingerprint == fingerprint)
         # Where a name leads is looked up on the host, when it is needed: no plan knows better.
         and (peer.endpoint == here.endpoint or heard or (peer.endpoint is not None and peer.endpoint.name is not None))
     )
 
 
 def _wanted_peer(peer: Peer) -> tuple[str, ...]:
-    return _peer_text(peer.allowed_ips, peer.endpoint, peer.persistent_keepalive)
+    secret = ("preshared-key (hidden)",) if peer.preshared else ()
+    return _peer_text(peer.allowed_ips, peer.endpoint, peer.persistent_keepalive) + secret
+
+
+def _of_both_ends(peer: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what of a peer's text the other end has to agree with."""
+    return (peer[0], *peer[3:])
 
 
 def _found_peer(peer: FoundPeer) -> tuple[str, ...]:

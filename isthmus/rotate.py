@@ -29,8 +29,10 @@ from isthmus.model import Inventory
 from isthmus.moment import moment_of_all
 from isthmus.observe import PUBLIC_KEY, Facts
 from isthmus.plan import plan_host
+from isthmus.preshared import pairs_of, settled
+from isthmus.presharing import share
 from isthmus.remote import Fleet, Remote
-from isthmus.rotation import ROUND_S, lines_of, movable, neighbours, rounds_of
+from isthmus.rotation import PRESHARED_ROUNDS, ROUND_S, lines_of, movable, neighbours, rounds_of
 from isthmus.survey import (
     PROBE_TIMEOUT_S,
     UNDO_TIMEOUT_S,
@@ -108,7 +110,7 @@ class _Run:
 
 def _rotated(report: Report, fleet: Fleet, only: Collection[str] | None, progress: Progress) -> bool:
     """Rotate, and fill the report's `changed`, facts and failures; False when another run is at it."""
-    configs = compile_mesh(report.inventory)
+    configs = settled(compile_mesh(report.inventory), report.facts, report.plans)
     chosen = [name for name in report.inventory.hosts if only is None or name in only]
     hosts, kept = movable(configs, chosen, report.plans)
     told = (
@@ -119,13 +121,25 @@ def _rotated(report: Report, fleet: Fleet, only: Collection[str] | None, progres
     # Leaves first, as mesh.up has it: of two runs at once one gets the first leaf.
     in_turn = sorted(part, key=lambda name: (report.inventory.is_gateway(name), report.inventory.hosts[name].address))
     rounds = rounds_of(report.inventory, hosts)
-    run = _Run(report, fleet, progress, owner_of_run(), UNDO_AFTER_S + len(rounds) * ROUND_S, hosts, in_turn)
+    run = _Run(
+        report,
+        fleet,
+        progress,
+        owner_of_run(),
+        UNDO_AFTER_S + (PRESHARED_ROUNDS + len(rounds)) * ROUND_S,
+        hosts,
+        in_turn,
+    )
     if not hosts:
         return True
     old = known_keys(report.facts)
     held = _hold(run)
     if isinstance(held, bool):
         return held
+    pairs = [pair for pair in pairs_of(report.inventory, configs) if {*pair} <= part and {*pair} & {*hosts}]
+    if pairs and (failed := share(fleet, report.inventory.mesh.interface, pairs, run.owner)):
+        run.undo(failed)
+        return True
     new = {**old, **held}
     wanted = wanted_of(configs, new, ())
 
@@ -136,7 +150,9 @@ def _rotated(report: Report, fleet: Fleet, only: Collection[str] | None, progres
 
     def fire(remote: Remote) -> str:
         script = fire_script(interface=interface, owner=run.owner, moment=moment)
-        return remote.run(script, timeout=moment - time.time() + len(rounds) * ROUND_S + APPLY_TIMEOUT_S / 2)
+        return remote.run(
+            script, timeout=moment - time.time() + (PRESHARED_ROUNDS + len(rounds)) * ROUND_S + APPLY_TIMEOUT_S / 2
+        )
 
     interface = report.inventory.mesh.interface
     if not run.each(renew, "has the new files"):
@@ -157,7 +173,8 @@ def _hold(run: _Run) -> dict[str, str] | bool:
     key = f"/etc/wireguard/{interface}.key"
 
     def hold(remote: Remote) -> str:
-        paths = sorted({*run.report.plans[remote.name].files, key})
+        shared = {f"/etc/wireguard/{interface}.psk/{name}" for name in run.report.facts[remote.name].preshared}
+        paths = sorted({*run.report.plans[remote.name].files, *shared, key})
         new_key = remote.name in run.hosts
         script = hold_script(paths, interface=interface, owner=run.owner, undo_after=run.undo_after, new_key=new_key)
         sent = time.time()

@@ -16,6 +16,8 @@ from isthmus.model import HostConfig, Inventory
 HOLD_S = 0.4
 """How long a host with its new key waits for its neighbours to take it: longer than clocks of a cloud differ by, and
 than a busy host may be late; so short that what is sent meanwhile fits into WireGuard's queue of 128 packets a peer."""
+PRESHARED_ROUNDS = 1
+"""The first round is that of the preshared keys, on all hosts at once."""
 ROUND_S = 1
 """From one round to the next: HOLD_S, a handshake across the world, and its packets on their way."""
 
@@ -57,7 +59,10 @@ def lines_of(
 def _lines(
     config: HostConfig, rounds: Sequence[Collection[str]], old: Mapping[str, str], new: Mapping[str, str]
 ) -> Iterator[str]:
-    for number, hosts in enumerate(rounds):
+    if any(peer.preshared for peer in config.peers):
+        # Sessions go on, but no handshake succeeds while only one end has the new one: before any is needed.
+        yield "0 preshared"
+    for number, hosts in enumerate(rounds, PRESHARED_ROUNDS):
         if config.host in hosts:
             yield f"{number * ROUND_S} own"
         yield from (

@@ -14,7 +14,8 @@ from isthmus.host_scripts import host_script
 from isthmus.model import LOCAL_TABLE, HostConfig, Inventory, Route
 from isthmus.moves import refused_moves
 from isthmus.observe import Facts, parse_probe, peers_in_files
-from isthmus.plan import HostPlan, objections, plan_host
+from isthmus.plan import Change, HostPlan, Kind, objections, plan_host, preshared_with
+from isthmus.preshared import pairs_of, settled, unequal
 from isthmus.prove import prove
 from isthmus.remote import Fleet, Remote
 from isthmus.render import File, render_mesh
@@ -230,12 +231,18 @@ def mesh_plan(
 def plan_hosts(report: Report, configs: Mapping[str, HostConfig], chosen: Collection[str]) -> None:
     """Fill the report's plans, and its notes on peers whose keys nobody knows yet."""
     keys = known_keys(report.facts)
+    configs = settled(configs, report.facts, chosen)
     wanted = wanted_of(configs, keys, chosen)
     unknown: set[str] = set()
     report.plans = {}
     for name in chosen:
         unknown.update({peer.host for peer in configs[name].peers} - {peer.host for peer in wanted[name].config.peers})
         report.plans[name] = plan_host(wanted[name].config, wanted[name].files, keys, report.facts[name])
+    for maker, taker in pairs_of(report.inventory, configs):
+        if taker in report.plans and maker in report.facts[taker].preshared and unequal((maker, taker), report.facts):
+            other = Change(Kind.KEY, preshared_with(maker), (f"not {maker}'s",), (f"{maker}'s",))
+            plan = report.plans[taker]
+            report.plans[taker] = replace(plan, changes=(*plan.changes, other))
     held = {name: facts.transaction for name, facts in report.facts.items() if facts.transaction}
     sites = report.inventory.sites.values()
     report.notes = (

@@ -31,6 +31,7 @@ INPUTS = {
     "confirm": {"owner"},
     "undo": {"owner"},
     "leave": {"interface", "forget_keys"},
+    "preshare": {"interface", "owner"},
     "reach": {"count", "wait_s"},
     "answer": {"port", "token", "idle_s"},
     "hush": {"pid", "token"},
@@ -112,6 +113,8 @@ class State:
     jumps: set[tuple[str, str]] = field(default_factory=set)
     enabled: bool = False
     looks_up_names: bool = False
+    preshared: dict[str, str] = field(default_factory=dict)
+    """The keys in /etc/wireguard/wg0.psk, by the name of the other host."""
     sysctls: dict[str, str] = field(default_factory=dict)
 
 
@@ -126,6 +129,7 @@ class Transaction:
     new_key: str | None = None
     staged: dict[str, tuple[str, int]] = field(default_factory=dict)
     rounds: list[str] = field(default_factory=list)
+    preshared: dict[str, str] = field(default_factory=dict)
 
 
 class FakeHost:
@@ -190,7 +194,9 @@ class FakeHost:
                 f"{self.interface} {public_half(own.private_key)} {own.port} {own.mtu} {own.addresses} {own.up}"
             )
             for key, peer in sorted(own.peers.items()):
-                lines.append(f"peer {key} {peer.endpoint} {sorted(peer.allowed_ips)} {peer.keepalive}")
+                shared = "" if peer.preshared_key == "no" else f" {peer.preshared_key}"
+                lines.append(f"peer {key} {peer.endpoint} {sorted(peer.allowed_ips)} {peer.keepalive}{shared}")
+        lines += [f"preshared with {name}: {_sum(secret)}" for name, secret in sorted(state.preshared.items())]
         lines += sorted(state.routes)
         lines += [f"{table} {chain}: {rules}" for (table, chain), rules in sorted(state.chains.items())]
         lines += [f"{table} jumps to {chain}" for table, chain in sorted(state.jumps)]
@@ -221,8 +227,9 @@ class FakeHost:
 
     # --- scripts ----------------------------------------------------------------------------------------------------
 
-    def run(self, script: str) -> tuple[str, str]:
+    def run(self, script: str, stdin: bytes = b"") -> tuple[str, str]:
         """Run a script of scripts/host; return (its name, its output)."""
+        self.stdin = stdin.decode()
         name = next((name for name, text in TEXTS.items() if text in script), None)
         if name is None:
             pytest.fail(f"a fake host is given a script it does not know:\n{script}")
@@ -232,6 +239,7 @@ class FakeHost:
         assert inputs.keys() == INPUTS[name], f"{name}.sh needs {INPUTS[name]}, got {inputs}"
         self.before.get(name, lambda: None)()
         output = getattr(self, f"_{name}")(inputs, tail)
+        assert self.stdin == "", "nobody reads it"
         self.after.get(name, lambda: None)()
         return name, output
 
@@ -254,6 +262,9 @@ class FakeHost:
         yield "@@ sysctls"
         yield from (f"{name.replace('.', '/')}:{value}" for name, value in self.state.sysctls.items())
         yield from ("@@ unit", "ActiveState=active", f"UnitFileState={'enabled' if self.state.enabled else 'disabled'}")
+        if self.state.preshared:
+            yield "@@ preshared"
+            yield from (f"{name} {_sum(secret)}" for name, secret in self.state.preshared.items())
         if NAMES_UNIT in self.state.files:
             yield from ("@@ names", "active" if self.state.looks_up_names else "inactive")
         if self.transaction:
@@ -351,6 +362,8 @@ class FakeHost:
         self.state.files.update(staged)
         for path in discarded:
             self.state.files.pop(path, None)
+            if ".psk/" in path:
+                self.state.preshared.pop(path.rpartition("/")[2])
         try:
             self.sync()
         except ScriptError as error:
@@ -360,9 +373,32 @@ class FakeHost:
             self.state.sysctls = dict(self.sysctls_before)
         return "applied\n"
 
+    def _preshare(self, inputs: dict[str, str], tail: str) -> str:
+        if self.disk_full:
+            raise ScriptError("cannot save a preshared key")
+        kept = self.state.preshared
+        if inputs["owner"]:
+            if self.transaction is None or self.transaction.owner != inputs["owner"]:
+                raise ScriptError("the change was undone before it was begun")
+            kept = self.transaction.preshared
+        told = ""
+        for line in tail.splitlines():
+            verb, *name = line.split()
+            if verb == "take":
+                kept.update(line.split() for line in self.stdin.splitlines())  # type: ignore[arg-type]
+                self.stdin = ""
+            else:
+                assert verb == "make"
+                secret = kept.setdefault(name[0], f"SECRET-{self.name}-{name[0]}-{self.clock.now}")
+                told += f"{name[0]} {secret}\n"
+        return told
+
     def _hold(self, inputs: dict[str, str], lines: list[str]) -> str:
         *keep, verb = lines
-        assert {*self.state.files, f"/etc/wireguard/{self.interface}.key"} == {line.split()[1] for line in keep}
+        secrets = [
+            f"/etc/wireguard/{self.interface}.{name}" for name in ("key", *(f"psk/{n}" for n in self.state.preshared))
+        ]
+        assert {*self.state.files, *secrets} == {line.split()[1] for line in keep}
         if self.transaction:
             raise ScriptError(f"another run holds this host: {self.transaction.owner}", 75)
         if self.disk_full:
@@ -395,11 +431,13 @@ class FakeHost:
         heard = {key: peer.latest_handshake for key, peer in self.state.running.peers.items()}  # type: ignore[union-attr]
         self.private_key = transaction.new_key or self.private_key
         self.state.files.update(transaction.staged)
+        self.state.preshared.update(transaction.preshared)
         try:
             self.sync()
         except ScriptError as error:
             self.undo()
             raise ScriptError(f"{error}; the old state was put back", error.status) from None
+        assert not transaction.preshared or [words[2] for words in rounds].count("preshared") == 1
         for _, _, _, old, new in [words for words in rounds if words[2] == "peer"]:
             assert self.state.running
             if not self.deaf:
@@ -482,6 +520,9 @@ class FakeHost:
             if not re.fullmatch(r"[A-Za-z0-9+/]{43}=", key):
                 raise ScriptError(f"Key is not the correct length or format: `{key}'")
             peer.latest_handshake = handshakes.get(key, 0)
+            if peer.preshared_key != "no":
+                secret = state.preshared.get(peer.preshared_key)
+                peer.preshared_key = _sum(secret) if secret else "no"
         if public_half(self.private_key) in peers:
             raise ScriptError("a peer has the host's own key")
         state.running = Running(
@@ -532,6 +573,7 @@ def _read_conf(text: str) -> tuple[dict[str, str], dict[str, FakePeer]]:
             endpoint=values.get("Endpoint", "(none)"),
             keepalive=values.get("PersistentKeepalive", "off"),
         )
+        peers[values["PublicKey"]].preshared_key = values.get("# Preshared", "no").rpartition("/")[2]
         if named := values.get("# Endpoint"):
             peers[values["PublicKey"]].endpoint = f"{LOOKED_UP}:{named.rpartition(':')[2]}"
     assert len(peers) == len(sections), "two peers have one key"
@@ -568,12 +610,11 @@ class FakeRemote:
 
     def run(self, script: str, *, timeout: float = 60, stdin: bytes = b"") -> str:
         assert timeout > 0
-        assert stdin == b""
         self._fleet.connect_to(self.name)
         self._fleet.scripts.append(script)
         self._fleet.timeouts.append(timeout)
         try:
-            name, output = self._host.run(script)
+            name, output = self._host.run(script, stdin)
         except ScriptError as error:
             words = "the connection broke" if error.status is None else f"status {error.status}: {error}"
             raise CommandError(self.name, f"{script.splitlines()[0].lstrip('# ')}: {words}", error.status) from None

@@ -21,11 +21,12 @@ LAYERS = [
     {"mtu", "open_ports"},
     {"check", "paths", "lab", "prune", "drain", "rotate"},
     {"apply", "export", "trust", "packets"},
+    {"presharing"},
     {"survey"},
     {"remote"},
     # Everything below has no I/O, no clock and no randomness.
     {"host_scripts", "moment", "rotation"},
-    {"plan", "moves", "prove", "charge"},
+    {"plan", "moves", "prove", "charge", "preshared"},
     {"compile", "observe"},
     {"inventory", "network", "firewall", "iproute", "iptables", "ports", "render", "verify"},
     {"model"},

@@ -14,9 +14,10 @@ import pytest
 from namespace_host import NamespaceHost
 
 from isthmus.compile import compile_mesh
+from isthmus.host_scripts import host_script
 from isthmus.inventory import load_inventory, parse_inventory
 from isthmus.model import HostConfig
-from isthmus.observe import parse_probe
+from isthmus.observe import Facts, parse_probe
 from isthmus.plan import HostPlan, plan_host
 from isthmus.render import File, render_host
 
@@ -296,6 +297,72 @@ def test_a_peer_that_is_heard_is_not_looked_up() -> None:
         )
         host.run("echo 192.0.2.2 n1.example.com >/etc/hosts; isthmus look-up wg0")
         assert endpoints(host)["n1"] == "127.0.0.1:4444"
+
+
+# --- preshared keys -----------------------------------------------------------------------------------------------
+
+SHARING = compile_mesh(
+    parse_inventory(ARTICLE.read_text().replace("[mesh]", "[mesh]\npreshared_keys = true"), "hosts.toml")
+)["n1"]
+PSK_OF_S1 = "/etc/wireguard/wg0.psk/s1"
+SHARED = "g" * 42 + "A="
+
+
+def test_a_preshared_key_is_set_from_its_file_and_in_no_other_place() -> None:
+    files = render_host(SHARING, public_keys())
+
+    def changes() -> list[str]:
+        return [str(change) for change in plan_host(SHARING, files, public_keys(), facts()).changes]
+
+    def facts() -> Facts:
+        text = host.probe()
+        assert SHARED not in text
+        return parse_probe("n1", "wg0", text)
+
+    with NamespaceHost("172.16.0.1/24") as host:
+        in_use = f"wg show wg0 preshared-keys | grep ^{public_keys()['s1']} | cut -f 2"
+        started(host, files, PRIVATE["n1"])
+        assert host.run(in_use) == "(none)\n", "there is no key yet"
+        assert changes()[0].startswith("key preshared with s1\n    +made")
+        host.run(f"{host_script('preshare', interface='wg0', owner='')}take\n", f"s1 {SHARED}\n")
+        assert host.run(f"stat -c %a {PSK_OF_S1} /etc/wireguard/wg0.psk") == "600\n700\n"
+        host.run("isthmus sync wg0")
+        assert host.run(in_use) == f"{SHARED}\n"
+        assert SHARED not in host.run(
+            "cat /run/wg.log /etc/wireguard/wg0.conf; grep -r . /tmp /run 2>/dev/null || true"
+        )
+        assert changes() == []
+        host.run("rm /run/wg.log; isthmus sync wg0; [ ! -e /run/wg.log ]")
+
+        host.run(
+            f"wg genpsk >/run/other; wg set wg0 peer {public_keys()['s1']} preshared-key /run/other; rm /run/other"
+        )
+        assert "-preshared-key (hidden, another)" in changes()[0]
+        host.run("isthmus sync wg0")
+        assert host.run(in_use) == f"{SHARED}\n"
+        host.run("systemctl stop wg-quick@wg0; systemctl start wg-quick@wg0")
+        assert host.run(in_use) == f"{SHARED}\n", "after a reboot"
+
+        host.put(files_of(CONFIGS["n1"]))
+        host.run("isthmus sync wg0")
+        assert host.run(in_use) == "(none)\n"
+
+
+def test_new_preshared_keys_are_taken_first_and_go_with_the_new_key_of_their_peer() -> None:
+    keys = public_keys()
+    renewed = {**keys, "s1": public_key("e" * 42 + "A=")}
+    with NamespaceHost("172.16.0.1/24") as host:
+        host.put({PSK_OF_S1: File(f"{SHARED}\n", 0o600)})
+        started(host, render_host(SHARING, keys), PRIVATE["n1"])
+        host.put(render_host(SHARING, renewed))
+        host.put({PSK_OF_S1: File(f"{'h' * 42}A=\n", 0o600)})
+        host.run("rm /run/wg.log")
+        rounds = f"0 preshared\n1 peer {keys['s1']} {renewed['s1']}\n"
+        host.run(f"MOMENT={math.ceil(time.time())} isthmus rotate wg0", rounds)
+        shared, took, *_ = host.run("cat /run/wg.log").splitlines()
+        assert shared == f"wg set wg0 peer {keys['s1']} preshared-key {PSK_OF_S1}"
+        assert f"peer {renewed['s1']} preshared-key {PSK_OF_S1} persistent-keepalive 25" in took
+        assert host.run("wg show wg0 preshared-keys | grep -v none") == f"{renewed['s1']}\t{'h' * 42}A=\n"
 
 
 # --- new keys -----------------------------------------------------------------------------------------------------

@@ -237,6 +237,47 @@ def test_a_host_that_another_run_holds_makes_no_key(meshed: NamespaceHost) -> No
     assert meshed.run("ls /var/lib/isthmus").split() == ["sysctls.before", "transaction"]
 
 
+def sharing(*lines: str, owner: str = "") -> str:
+    return host_script("preshare", interface="wg0", owner=owner) + "".join(f"{line}\n" for line in lines)
+
+
+def test_a_preshared_key_is_made_once_told_and_taken(bare: NamespaceHost) -> None:
+    told = bare.run(sharing("make s1", "make b1"))
+    assert re.fullmatch(r"s1 [A-Za-z0-9+/]{43}=\nb1 [A-Za-z0-9+/]{43}=\n", told)
+    assert bare.run(sharing("make b1", "make s1")).split()[3] == told.split()[1]
+    bare.run(sharing("take"), "s1 another\n")
+    assert bare.run("cat /etc/wireguard/wg0.psk/s1; ls -A /etc/wireguard/wg0.psk") == "another\nb1\ns1\n"
+    assert bare.run("stat -c %a /etc/wireguard/wg0.psk/*") == "600\n600\n"
+
+
+def test_new_preshared_keys_come_with_the_new_key_and_go_with_it(meshed: NamespaceHost) -> None:
+    path = "/etc/wireguard/wg0.psk/s1"
+    meshed.run(sharing("take"), "s1 the-old-one\n")
+    for confirmed in (False, True):
+        paths = [*files_of(CONFIGS["n1"]), KEY, path]
+        meshed.run(hold_script(paths, interface="wg0", owner=OWNER, undo_after=60, new_key=True))
+        told = meshed.run(sharing("make s1", owner=OWNER)).split()[1]
+        assert meshed.run(f"cat {path}") == "the-old-one\n" != told
+        assert fired(meshed).stdout == "applied\n"
+        assert meshed.run(f"cat {path}; stat -c %a {path}") == f"{told}\n600\n"
+        meshed.run(confirming() if confirmed else host_script("undo", owner=OWNER))
+        assert meshed.run(f"cat {path}").strip() == (told if confirmed else "the-old-one")
+    done = meshed.attempt(sharing("make s1", owner=OWNER))
+    assert (done.returncode, done.stderr) == (1, "the change was undone before it was begun\n")
+
+
+def test_a_preshared_key_that_goes_comes_back_with_the_undo(meshed: NamespaceHost) -> None:
+    meshed.run(sharing("take"), "s1 secret\n")
+    plan = planned(meshed)
+    assert plan.discard == ("/etc/wireguard/wg0.psk/s1",)
+    meshed.run(applying(plan))
+    assert meshed.run("ls /etc/wireguard") == "wg0.conf\nwg0.key\n"
+    meshed.run(host_script("undo", owner=OWNER))
+    assert meshed.run("cat /etc/wireguard/wg0.psk/s1; stat -c %a /etc/wireguard/wg0.psk") == "secret\n700\n"
+    meshed.run(host_script("leave", interface="wg0", forget_keys="yes"))
+    assert meshed.run("ls /etc/wireguard") == ""
+
+
 # --- undo ---------------------------------------------------------------------------------------------------------
 
 

@@ -39,11 +39,11 @@ def test_each_host_changes_its_own_key_and_a_little_later_its_peers_take_it() ->
     old, new = ({name: f"{name}-{age}" for name in HOSTS} for age in ("old", "new"))
     rounds = [["n3", "s2"], ["n1"], ["n2"], ["s1"]]
     assert lines_of(CONFIGS["n3"], rounds, old, new) == [
-        "0 own",
-        f"{1 + HOLD_S} peer n1-old n1-new",
-        f"{2 + HOLD_S} peer n2-old n2-new",
+        "1 own",
+        f"{2 + HOLD_S} peer n1-old n1-new",
+        f"{3 + HOLD_S} peer n2-old n2-new",
     ]
-    assert lines_of(CONFIGS["s1"], rounds, old, new)[-1] == "3 own"
+    assert lines_of(CONFIGS["s1"], rounds, old, new)[-1] == "4 own"
     assert lines_of(CONFIGS["s2"], [["n1"]], old, new) == []
 
 

@@ -40,8 +40,9 @@ def _read_mesh(table: Table, draft: Draft) -> Mesh | None:
     interface = table.optional("interface", values.interface, Mesh.interface)
     listen_port = table.optional("listen_port", values.port, Mesh.listen_port)
     mtu = table.optional("mtu", values.mtu, Mesh.mtu)
+    preshared_keys = table.optional("preshared_keys", values.switch, Mesh.preshared_keys)
     table.refuse_the_rest()
-    return None if supernet is None else Mesh(supernet, interface, listen_port, mtu)
+    return None if supernet is None else Mesh(supernet, interface, listen_port, mtu, preshared_keys)
 
 
 def _read_ssh(table: Table, default: Ssh) -> Ssh:

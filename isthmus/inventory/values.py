@@ -150,6 +150,13 @@ def mtu(value: object) -> int:
     return _integer(value, 1280, 8920, "an MTU in bytes")
 
 
+def switch(value: object) -> bool:
+    """Read what is on or off."""
+    if not isinstance(value, bool):
+        raise UnexpectedError("true or false")
+    return value
+
+
 def _integer(value: object, least: int, most: int, what: str) -> int:
     if type(value) is not int or not least <= value <= most:  # a bool is an int to isinstance
         raise UnexpectedError(f"{what}: an integer from {least} to {most}")

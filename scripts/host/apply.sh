@@ -49,7 +49,7 @@ keep() { # PATH: saved now, changed later
     echo "$1" >>"$staged/paths"
 }
 
-round() { # SECONDS own | SECONDS peer OLD NEW
+round() { # SECONDS own | SECONDS peer OLD NEW | SECONDS preshared
     echo "$*" >>"$staged/rounds"
 }
 
@@ -92,6 +92,7 @@ install_files() {
         mv -f "$path.isthmus-new" "$path"
     done <"$transaction/paths"
     while read -r path; do rm -f "$path"; done <"$transaction/discard"
+    rmdir "/etc/wireguard/$interface.psk" 2>/dev/null || true
 }
 
 # A gateway that is none any more gets back what it had, and what files of others say meanwhile (Kubernetes').
@@ -160,12 +161,13 @@ mine() {
 
 renew() {
     mine
-    if [ -e "$transaction/new$key" ]; then
-        mv "$transaction/new$key" "$staged/new$key"
-        echo "$key" >>"$staged/paths"
-    fi
-    rm -rf $transaction/new
-    mv "$staged/new" "$staged/paths" "$staged/discard" "$staged/rounds" $transaction
+    # Beside what was made here: the key, and preshared ones.
+    (cd "$staged/new" && find . -type f) | while read -r path; do
+        mkdir -p "$transaction/new/${path%/*}"
+        mv "$staged/new/$path" "$transaction/new/$path"
+    done
+    (cd $transaction/new && find . -type f) | sed 's/^.//' >"$staged/paths"
+    mv "$staged/paths" "$staged/discard" "$staged/rounds" $transaction
     rm -rf "$staged"
 }
 
@@ -203,7 +205,7 @@ while read -r path; do rm -f "$path.isthmus-new"; done <all
 while read -r path; do
     if [ ! -e "old$path" ]; then
         rm -f "$path"
-    elif ! { cp -p "old$path" "$path.isthmus-old" && mv -f "$path.isthmus-old" "$path"; }; then
+    elif ! { { [ -d "${path%/*}" ] || mkdir -m 700 "${path%/*}"; } && cp -p "old$path" "$path.isthmus-old" && mv -f "$path.isthmus-old" "$path"; }; then
         rm -f "$path.isthmus-old"
         cp -p --remove-destination "old$path" "$path"
     fi

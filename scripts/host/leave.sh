@@ -28,4 +28,4 @@ if [ -e /var/lib/isthmus/sysctls.before ]; then # others' files may say more sin
 fi
 rm -rf /var/lib/isthmus
 rmdir /etc/isthmus 2>/dev/null || true
-if [ "$forget_keys" = yes ]; then rm -f "/etc/wireguard/$interface.key"; fi
+if [ "$forget_keys" = yes ]; then rm -rf "/etc/wireguard/$interface.key" "/etc/wireguard/$interface.psk"; fi

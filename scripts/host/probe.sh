@@ -3,6 +3,8 @@
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 conf=/etc/wireguard/$interface.conf
 key=/etc/wireguard/$interface.key
+# Tells whether two keys are the same and nothing more: a key of 256 random bits cannot be found from it.
+fingerprint() { printf 'isthmus preshared key %s' "$1" | sha256sum | cut -d ' ' -f 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
 echo "@@ system"
@@ -31,9 +33,18 @@ if [ -s "$key" ] && have wg; then
 fi
 if have wg && dump=$(wg show "$interface" dump 2>/dev/null); then
     echo "@@ wireguard"
-    # The first line holds the private key, the second field of the others a preshared one: only whether there is one.
+    # The first line holds the private key, the second field of the others a preshared one: of that only a fingerprint.
     echo "$dump" | awk 'NR == 1 { print "device", $2, $3 }
-        NR > 1 { print "peer", $1, ($2 == "(none)" ? "no" : "yes"), $3, $4, $5, $6, $7, $8 }'
+        NR > 1 && $2 == "(none)" { print "peer", $1, "no", $3, $4, $5, $6, $7, $8 }'
+    echo "$dump" | awk 'NR > 1 && $2 != "(none)"' | while read -r peer secret rest; do
+        echo "peer $peer $(fingerprint "$secret") $rest"
+    done
+fi
+if [ -d "/etc/wireguard/$interface.psk" ]; then
+    echo "@@ preshared"
+    for path in "/etc/wireguard/$interface.psk"/*; do
+        [ ! -s "$path" ] || echo "${path##*/} $(read -r secret <"$path"; fingerprint "$secret")"
+    done
 fi
 for path in /etc/isthmus/*.routes; do
     other=${path##*/} other=${other%.routes}

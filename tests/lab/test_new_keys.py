@@ -75,6 +75,35 @@ def test_only_one_hosts_key_is_rotated_while_packets_pass(admin: Admin) -> None:
     assert_whole(admin)
 
 
+def test_preshared_keys_come_are_rotated_and_go_while_packets_pass(admin: Admin) -> None:
+    text = admin.file.read_text(encoding="utf-8")
+    shared = "wg show wg0 preshared-keys | grep -v none | cut -f 2 | sha256sum; ls /etc/wireguard/wg0.psk"
+    lost: list[int] = []
+
+    def done(line: str, inventory: str) -> str:
+        admin.file.write_text(inventory, encoding="utf-8")
+        with streaming(admin, "n3", "172.16.128.1") as report:
+            admin.inv(line, code=0)
+        lost.append(len(report.missing))
+        admin.inv("mesh.plan", code=0)
+        sums = {admin.said(host, f"{shared} 2>/dev/null || true").split()[0] for host in ("n1", "s1")}
+        assert len(sums) == 1, "the ends do not have the same key"
+        return sums.pop()
+
+    with echoing(admin, "s1"):
+        none = done("mesh.up", text)
+        first = done("mesh.up", text.replace("[mesh]\n", "[mesh]\npreshared_keys = true\n"))
+        second = done("mesh.rotate-keys", admin.file.read_text(encoding="utf-8"))
+        assert len({none, first, second}) == 3
+        admin.said("n1", "wg genpsk >/etc/wireguard/wg0.psk/s1; isthmus sync wg0")  # the ends differ
+        assert "key preshared with n1" in admin.inv("mesh.plan", code=4).stdout
+        admin.inv("mesh.up", code=0)
+        admin.lab.reboot("n1", "s1")  # new sessions
+        assert_whole(admin)
+        assert done("mesh.up", text) == none
+    assert max(lost) <= MOST_LOST, lost
+
+
 def test_when_one_host_fails_at_the_moment_all_have_their_old_keys_back(admin: Admin) -> None:
     before = keys(admin)
     with admin.planted("wg", 'case "$*" in "set wg0 private-key"*) exit 1 ;; esac', "s1"):

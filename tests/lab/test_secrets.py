@@ -27,6 +27,10 @@ PASSWORD = f"shibboleth-{secrets.token_hex(8)}"
 WRONG = f"sibboleth-{secrets.token_hex(8)}"
 
 
+SHARING = {"n1": "s1", "s1": "n1"}
+"""Who has a preshared key, and with whom."""
+
+
 class Needles:
     """The secrets looked for. Never shown, not by a failing test either."""
 
@@ -38,6 +42,13 @@ class Needles:
 
     def learn(self, admin: Admin) -> None:
         """Read every private key there is in the lab now; one a host, each of its own."""
+        shared = {
+            admin.lab.host_run(host, f"cat /etc/wireguard/wg0.psk/{other}").stdout.strip()
+            for host, other in SHARING.items()
+        }
+        alike = len(shared) == 1 and re.fullmatch("[A-Za-z0-9+/]{43}=", next(iter(shared))) is not None
+        assert alike, "the gateways do not share a key"
+        self._secrets |= {key.encode(): "preshared key" for key in shared}
         before = len(self._secrets)
         for host in admin.hosts:
             key = admin.lab.host_run(host, "cat /etc/wireguard/wg0.key").stdout.strip()
@@ -50,7 +61,7 @@ class Needles:
     def found_in(self, data: bytes | mmap.mmap, *, keys_only: bool = False) -> list[str]:
         """Return which secrets are in there."""
         found = [what for secret, what in self._secrets.items() if data.find(secret) >= 0]
-        return [what for what in found if not (keys_only and "password" in what)]
+        return [what for what in found if not keys_only or what.startswith("key of")]
 
     def found_below(self, folder: Path, since: float = 0, skip: Iterable[str] = ()) -> list[str]:
         """Return which secrets are in which files that were written since then."""
@@ -129,6 +140,7 @@ def story(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[
     since = time.time() - 1
     folder = tmp_path_factory.mktemp("secrets")
     text = (ROOT / "hosts.toml").read_text(encoding="utf-8").replace('user = "root"', 'user = "debian"')
+    text = text.replace("[mesh]\n", "[mesh]\npreshared_keys = true\n")
     (folder / "lab.toml").write_text(text, encoding="utf-8")
     options = HostOptions(packages=True, sudo_password=PASSWORD)
     admin = Tapped(lab(load_inventory(folder / "lab.toml"), options), folder, text)
@@ -254,7 +266,16 @@ def test_keys_are_made_on_the_host_for_root_alone(story: Story) -> None:
     admin, _, _, _ = story
     for host in admin.hosts:
         assert admin.said(host, "stat -c '%a %U' /etc/wireguard /etc/wireguard/wg0.key") == "700 root\n600 root"
-        assert admin.said(host, "ls -A /etc/wireguard") == "wg0.conf\nwg0.key"
+        assert admin.said(host, "ls -A /etc/wireguard").split() == [
+            "wg0.conf",
+            "wg0.key",
+            *["wg0.psk"] * (host in SHARING),
+        ]
+        if host in SHARING:
+            assert (
+                admin.said(host, "stat -c '%a %U' /etc/wireguard/wg0.psk /etc/wireguard/wg0.psk/*")
+                == "700 root\n600 root"
+            )
         argv = admin.said(host, "cat /root/argv")
         assert argv.count("wg genkey") == 5  # with --forget-keys between, and three rotations
         assert argv.count("made with mode 600") == argv.count("made with mode") == 2  # before it had its name
@@ -266,7 +287,8 @@ def test_on_a_host_the_key_is_in_one_file_and_the_password_in_none(story: Story)
     admin, needles, _, _ = story
     for host in admin.hosts:
         disk = admin.lab.names.host_root(host) / "upper"
-        assert needles.found_below(disk) == [f"key of {host} in {disk}/etc/wireguard/wg0.key"]
+        shared = [f"preshared key in {disk}/etc/wireguard/wg0.psk/{SHARING[host]}"] if host in SHARING else []
+        assert sorted(needles.found_below(disk)) == sorted([f"key of {host} in {disk}/etc/wireguard/wg0.key", *shared])
         leader = admin.lab._guest(host).leader()
         for memory in ("run", "tmp", "dev/shm"):
             assert needles.found_below(Path(f"/proc/{leader}/root/{memory}")) == []
