@@ -360,10 +360,7 @@ class FakeHost:
         self.moment = int(inputs["moment"])
         self._begin(inputs["owner"], int(inputs["undo_after"]))
         self.state.files.update(staged)
-        for path in discarded:
-            self.state.files.pop(path, None)
-            if ".psk/" in path:
-                self.state.preshared.pop(path.rpartition("/")[2])
+        self._discard(discarded)
         try:
             self.sync()
         except ScriptError as error:
@@ -372,6 +369,12 @@ class FakeHost:
         if SYSCTL_FILE in discarded and self.sysctls_before is not None:
             self.state.sysctls = dict(self.sysctls_before)
         return "applied\n"
+
+    def _discard(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            self.state.files.pop(path, None)
+            if ".psk/" in path:
+                self.state.preshared.pop(path.rpartition("/")[2])
 
     def _preshare(self, inputs: dict[str, str], tail: str) -> str:
         if self.disk_full:

@@ -57,7 +57,8 @@ def test_a_host_without_dns_starts_with_the_last_address_and_at_once(admin: Admi
     for host in ("n1", "s1"):
         admin.said(host, "cp /etc/hosts /root/hosts; sed -i /example.com/d /etc/hosts")
     admin.lab.reboot("n1", "s1")
-    assert admin.said("n1", "systemctl is-active wg-quick@wg0 isthmus-names") == "active\nactive"
+    units = "systemctl is-active wg-quick@wg0 isthmus-names"
+    until(lambda: admin.lab.host_run("n1", units).stdout == "active\nactive\n", "the mesh to start")
     assert endpoint(admin, "n1", "s1") == "192.0.2.2:51820"
     assert_whole(admin)
     for host in ("n1", "s1"):
