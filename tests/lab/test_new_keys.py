@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from promises import assert_whole, said
 from stream import echoing, streaming
-from workstation import Admin
+from workstation import PATIENCE_S, Admin
 
 from isthmus.lab import HostOptions
 
@@ -96,11 +96,13 @@ def test_preshared_keys_come_are_rotated_and_go_while_packets_pass(admin: Admin)
         first = done("mesh.up", text.replace("[mesh]\n", "[mesh]\npreshared_keys = true\n"))
         second = done("mesh.rotate-keys", admin.file.read_text(encoding="utf-8"))
         assert len({none, first, second}) == 3
-        admin.said("n1", "wg genpsk >/etc/wireguard/wg0.psk/s1; isthmus sync wg0")  # the ends differ
-        assert "key preshared with n1" in admin.inv("mesh.plan", code=4).stdout
-        admin.inv("mesh.up", code=0)
-        admin.lab.reboot("n1", "s1")  # new sessions
-        assert_whole(admin)
+    admin.said("n1", "wg genpsk >/etc/wireguard/wg0.psk/s1; isthmus sync wg0")  # the ends differ
+    assert "key preshared with n1" in admin.inv("mesh.plan", code=4).stdout
+    admin.inv("mesh.up", code=0)
+    admin.lab.reboot("n1", "s1")  # a session lives on with the keys it was made with: only new ones prove them equal
+    admin.said("n2", f"ping -c 1 -w {PATIENCE_S} 172.16.128.1")
+    assert_whole(admin)
+    with echoing(admin, "s1"):
         assert done("mesh.up", text) == none
     assert max(lost) <= MOST_LOST, lost
 
