@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from disks import unmount
 
 from isthmus.errors import LabError
 from isthmus.inventory import load_inventory
@@ -82,6 +83,7 @@ def _machine() -> None:
         match = re.fullmatch(r"t(\d+)-\d+", name)
         if match and not Path("/proc", match[1]).exists():
             take_down(name)
+            unmount(name)
 
 
 @pytest.fixture(scope="module")
