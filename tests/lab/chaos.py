@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import random
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,7 +36,7 @@ PUBLIC = {
     "s1": ("203.0.113.129", "203.0.113.139"),
 }
 MTUS = (1420, 1400, 1380, 1300)
-LONGEST_RUN_S = 3.0
+LONGEST_RUN_S = 2.0
 """A run is killed within so many seconds of the first that it says; on a quiet machine the rest takes one."""
 
 
@@ -124,28 +126,38 @@ class Chaos:
         self.say(f"{line}: exit {ended.returncode}; ")
         assert ended.returncode in (0, 1, 2), f"{ended.stdout}{ended.stderr}"
 
-    def killed(self, line: str, file: Path | None = None) -> None:
-        """Run something and kill it, some time after the first thing it says."""
+    @contextmanager
+    def running(self, line: str, file: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+        """Start something and go on some time after the first thing it says; at last wait for its end."""
         after = self.random.uniform(0, LONGEST_RUN_S)
-        run = self.admin.start(self.admin.command(line, file))
-        assert run.stderr is not None
-        first = run.stderr.readline()
-        deadline = time.monotonic() + after
-        while run.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        run.kill()
-        _, rest = run.communicate()
-        last = (first + rest).strip().splitlines()[-1:]
-        self.say(f"{line}: killed after {after:.2f} s at {last}, exit {run.returncode}")
-        assert "Traceback" not in first + rest, rest
+        with self.admin.start(self.admin.command(line, file)) as run:
+            assert run.stderr is not None
+            first = run.stderr.readline()
+            deadline = time.monotonic() + after
+            while run.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            self.say(f"{line}: {after:.2f} s after its first word ")
+            yield run
+            _, rest = run.communicate()
+        said = first + rest
+        self.say(f", exit {run.returncode} at {said.strip().splitlines()[-1:]}; ")
+        assert "Traceback" not in said, said
+
+    def killed(self, line: str, file: Path | None = None) -> None:
+        """Start something and kill it."""
+        with self.running(line, file) as run:
+            self.say("killed")
+            run.kill()
 
     def by_hand(self, hands: tuple[str, ...]) -> None:
-        """Let somebody do one of these on a host, PEER being one of its peers; it may fail."""
-        host, command = self.host(), self.random.choice(hands)
+        """Let somebody do one of these on a member, PEER being one of its peers; it may fail."""
+        host = self.random.choice([name for name in self.admin.hosts if name not in self.wish.away])
+        command = self.random.choice(hands)
         number = self.random.randint(1, 3)
         command = command.replace("PEER", f"$(wg show wg0 peers | sort | head -n {number} | tail -n 1)")
         ended = self.admin.lab.host_run(host, f"exec 2>&1; {command}", timeout=60)
-        self.say(f"{host}: {command}" + (f" [{ended.stdout.strip()}]" if ended.returncode else ""))
+        why = ended.stdout.strip().partition("\n")[0]
+        self.say(f"{host}: {command}" + (f" [{why}]" if ended.returncode else ""))
 
 
 # --- the inventory changes ------------------------------------------------------------------------------------------
@@ -378,6 +390,15 @@ def hands_on_the_unit(chaos: Chaos) -> None:
     )
 
 
+def something_happens_under_a_run(chaos: Chaos) -> None:
+    happens = chaos.random.choice((a_host_is_rebooted, a_link_is_cut_or_healed, a_disk_is_full_or_freed, *HANDS))
+    another_mtu(chaos)
+    chaos.say(": ")
+    with chaos.running(f"mesh.up --undo-after {chaos.random.choice((10, 20))}"):
+        happens(chaos)
+
+
+HANDS = (hands_on_wireguard, hands_on_routes, hands_on_the_firewall, hands_on_files, hands_on_the_unit)
 OPERATIONS: tuple[Callable[[Chaos], None], ...] = (
     a_leaf_leaves_or_comes_back,
     other_gateways,
@@ -389,14 +410,11 @@ OPERATIONS: tuple[Callable[[Chaos], None], ...] = (
     a_run_in_the_midst_of_it,
     two_runs_at_once,
     the_mesh_is_taken_off,
+    something_happens_under_a_run,
     undo_timers_fire,
     a_host_is_rebooted,
     a_link_is_cut_or_healed,
     a_disk_is_full_or_freed,
     a_package_goes_and_dpkg_is_busy,
-    hands_on_wireguard,
-    hands_on_routes,
-    hands_on_the_firewall,
-    hands_on_files,
-    hands_on_the_unit,
+    *HANDS,
 )
