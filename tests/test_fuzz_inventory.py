@@ -141,7 +141,7 @@ SINGLE_VALUES = [
     ("mesh", "listen_port", True, "true", "an integer from 1 to 65535"),
     ("mesh", "mtu", 1500.0, "1500.0", "an integer from 1280 to 8920"),
     ("mesh", "mtu", math.inf, "inf", "an integer from 1280 to 8920"),
-    ("mesh", "peers", [], "[]", "one of supernet, interface, listen_port or mtu"),
+    ("mesh", "peers", [], "[]", "one of supernet, interface, listen_port, mtu or preshared_keys"),
     ("ssh", "user", "-o", '"-o"', "a login name"),
     ("ssh", "port", "22", '"22"', "an integer from 1 to 65535"),
     ("ssh", "key", "id", '"id"', "one of user or port"),
