@@ -17,7 +17,8 @@ from pathlib import Path
 from isthmus.errors import LabError
 from isthmus.lab import cgroups, machine
 from isthmus.lab.layout import ADMIN_NIC, BRIDGE, INTERNET_END, ROUTER_END, UPLINK, Layout, Names, Port, interface
-from isthmus.lab.rules import CUT_RULES, internet_rules, router_rules
+from isthmus.lab.rules import CUT_RULES, internet_rules, loss_rules, router_rules
+from isthmus.model import Host
 
 _LISTENER = Path(__file__).parent / "files/listener.py"
 _FORWARDING = {
@@ -198,6 +199,11 @@ def set_uplink(names: Names, site: str, *, connected: bool) -> None:
     machine.execute(*command, "add", "element", "ip", "cut", "uplinks", element)
     if connected:
         machine.execute(*command, "delete", "element", "ip", "cut", "uplinks", element)
+
+
+def set_loss(names: Names, host: Host, percent: int) -> None:
+    """Lose this part of the packets between a host and the internet, each way."""
+    _load(names.router(host.site), loss_rules(host, percent))
 
 
 def _plug_into_internet(names: Names, namespace: str, nic: str, far: str) -> None:

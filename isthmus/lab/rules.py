@@ -95,6 +95,27 @@ CUT_RULES = """table ip cut {
 """The internet's table of sites that are cut off; apart from the rest, so that building again heals nothing."""
 
 
+def loss_rules(host: Host, percent: int) -> str:
+    """Return a table of its own on a host's router: this part of what the host and the internet send is lost."""
+    table = f"ip loss{int(host.address)}"
+    if not percent:
+        return "\n".join([*_replace(table), ""])
+    chance = f"numgen random mod 100 < {percent}" if percent < 100 else ""
+    return "\n".join(
+        [
+            *_replace(table),
+            f"table {table} {{",
+            "  chain forward {",
+            "    type filter hook forward priority -10",
+            f'    oifname "{UPLINK}" ip saddr {host.address} {chance} drop',
+            f'    iifname "{UPLINK}" ip daddr {host.address} {chance} drop',
+            "  }",
+            "}",
+            "",
+        ]
+    )
+
+
 def _replace(table: str) -> tuple[str, str]:
     return f"table {table}", f"delete table {table}"
 

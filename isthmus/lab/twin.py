@@ -208,6 +208,11 @@ class Lab:
         """Undo `cut`."""
         self._connect(name, connected=True)
 
+    def lose(self, host: str, percent: int) -> None:
+        """Lose so many of 100 packets between a host and the internet, each way: 100 cuts its public link, 0 heals."""
+        self._guest(host)
+        cloud.set_loss(self.names, self.inventory.hosts[host], percent)
+
     def counters(self) -> dict[str, Traffic]:
         """Return what each site's uplink has carried, in bytes, by site."""
         return {site: cloud.traffic(self.names, site) for site in self.inventory.sites}
