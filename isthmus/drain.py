@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from isthmus.apply import UNDO_AFTER_S, mesh_up
-from isthmus.charge import drained
-from isthmus.errors import IsthmusError, UsageError
+from isthmus.charge import drained, taken
+from isthmus.errors import HostError, IsthmusError, UsageError
+from isthmus.host_scripts import host_script
 from isthmus.model import Inventory
 from isthmus.observe import Facts
 from isthmus.plan import ROAMED_S
 from isthmus.remote import Fleet
-from isthmus.survey import Progress, Report, known_keys, mesh_plan, silent
+from isthmus.survey import PROBE_TIMEOUT_S, Progress, Report, known_keys, mesh_plan, silent
 
 
 def drain(inventory: Inventory, fleet: Fleet, gateway: str, progress: Progress = silent) -> Report:
@@ -31,14 +32,30 @@ def drain(inventory: Inventory, fleet: Fleet, gateway: str, progress: Progress =
 
 
 def undrain(inventory: Inventory, fleet: Fleet, gateway: str, progress: Progress = silent) -> Report:
-    """Let hosts.toml say again who is in charge of the gateway's site. Raises as `drain` does."""
+    """Let hosts.toml say again who is in charge of the gateway's site: it was drained, or the other has taken charge.
+
+    Raises as `drain` does.
+    """
     site = _site_of(inventory, gateway)
     found = mesh_plan(inventory, fleet, None, progress)
     if drained(inventory, found.facts).get(site) != gateway:
+        if site in taken(found.inventory, found.facts) and gateway == inventory.sites[site].first:
+            return _give_back(found, fleet, site, progress)
         raise IsthmusError(f"{gateway} is not drained")
     first, second = inventory.sites[site].gateways
     _require_well(found, second, first)
     return _move(inventory, fleet, {site: None}, progress)
+
+
+def _give_back(report: Report, fleet: Fleet, site: str, progress: Progress) -> Report:
+    """Have the second gateway, which has taken charge, give it back now; raises when it will not."""
+    first, second = report.inventory.sites[site].first, report.inventory.sites[site].second or ""
+    script = host_script("giveback", interface=report.inventory.mesh.interface, site=site, gateway=first)
+    result = fleet.each([second], lambda remote: remote.run(script, timeout=PROBE_TIMEOUT_S))[second]
+    if isinstance(result, HostError):
+        raise IsthmusError(f"{second} keeps charge of {site}: {result.message}")
+    progress(second, f"has given charge of {site} back to {first}")
+    return mesh_plan(report.inventory, fleet, None, silent)
 
 
 def _site_of(inventory: Inventory, gateway: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network
 
-from isthmus.model import Chain, FirewallRule, Inventory, Resource, Target
+from isthmus.model import PROBED, Chain, FirewallRule, Inventory, Resource, Target
 
 
 def compile_firewall(inventory: Inventory) -> dict[str, tuple[FirewallRule, ...]]:
@@ -26,6 +26,7 @@ def _gateway_rules(inventory: Inventory, site: str, gateway: str) -> tuple[Firew
     resources = tuple(sorted(inventory.resources_of(site), key=lambda resource: resource.address))
     return (
         *_forward_members(inventory, site),
+        *_forward_probes(inventory, site, gateway),
         *(rule for resource in resources for rule in _forward_resource(inventory, resource)),
         *_clamp_mss(inventory),
         *(_hide_behind_gateway(inventory, resource, gateway) for resource in resources),
@@ -45,6 +46,25 @@ def _forward_members(inventory: Inventory, site: str) -> tuple[FirewallRule, ...
             out_interface=mesh.interface,
         )
         for source, destination in ((subnet, mesh.supernet), (mesh.supernet, subnet))
+    )
+
+
+def _forward_probes(inventory: Inventory, site: str, gateway: str) -> tuple[FirewallRule, ...]:
+    """Let the second gateway probe those of other sites through the first; AllowedIPs say which these are."""
+    second = inventory.sites[site].second
+    if second is None or gateway == second or len(inventory.sites) == 1:
+        return ()
+    only, interface = IPv4Network(inventory.hosts[second].probing), inventory.mesh.interface
+    return tuple(
+        FirewallRule(
+            Chain.FORWARD,
+            Target.ACCEPT,
+            source=source,
+            destination=destination,
+            in_interface=interface,
+            out_interface=interface,
+        )
+        for source, destination in ((only, PROBED), (PROBED, only))
     )
 
 

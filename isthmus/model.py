@@ -23,6 +23,12 @@ MAIN_TABLE = 254
 LOCAL_TABLE = 255
 """The kernel's table of its own addresses."""
 
+PROBED = IPv4Network("240.0.0.0/5")
+"""Where gateways are probed: each one's mesh address moved in here. 240.0.0.0/4 is given to nobody."""
+
+PROBING = IPv4Network("248.0.0.0/5")
+"""Where the probes of gateways that stand by come from: their mesh addresses moved in here."""
+
 
 # --- what was asked for -------------------------------------------------------------------------------------------
 
@@ -56,13 +62,28 @@ class Site:
     gateways: tuple[str, ...]
     """The first is in charge of the site's traffic with other sites, the others stand by."""
     provider: str | None = None
+    failback: str = "auto"
+    """`auto`: the first takes charge again by itself when it has been well for a minute; or `manual`."""
     drained: str | None = None
     """The gateway that `inv mesh.drain` took out of charge; not of hosts.toml, the hosts know it."""
+    order: tuple[str, ...] = ()
+    """The gateways as hosts.toml has them, where another one than its first is in charge."""
 
     @property
     def gateway(self) -> str:
         """The name of the gateway in charge."""
         return self.gateways[0]
+
+    @property
+    def first(self) -> str:
+        """The gateway that hosts.toml puts in charge."""
+        return (self.order or self.gateways)[0]
+
+    @property
+    def second(self) -> str | None:
+        """The gateway that hosts.toml lets stand by, which watches the first; None where there is none."""
+        gateways = self.order or self.gateways
+        return gateways[1] if len(gateways) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -84,6 +105,16 @@ class Host:
     def public_place(self) -> IPv4Address | str | None:
         """What others send to: the DNS name where there is one, else the public address."""
         return self.public_name or self.public
+
+    @property
+    def probed(self) -> IPv4Address:
+        """Where this gateway is probed through the first gateways of other sites."""
+        return _moved(self.address, PROBED)
+
+    @property
+    def probing(self) -> IPv4Address:
+        """Where this gateway's own probes come from, if it stands by."""
+        return _moved(self.address, PROBING)
 
 
 def stand_in(address: IPv4Address) -> IPv4Address:
@@ -163,7 +194,8 @@ class Inventory:
             before = sites[name].gateways
             if gateway not in before:
                 raise ValueError(f"{gateway} is no gateway of {name}")
-            sites[name] = replace(sites[name], gateways=(gateway, *(one for one in before if one != gateway)))
+            after = (gateway, *(one for one in before if one != gateway))
+            sites[name] = replace(sites[name], gateways=after, order=sites[name].order or before)
         return replace(self, sites=sites)
 
     def drain(self, gateways: Mapping[str, str]) -> Inventory:
@@ -172,13 +204,18 @@ class Inventory:
             return self
         sites = dict(self.sites)
         for name, drained in gateways.items():
-            order = tuple(sorted(sites[name].gateways, key=lambda gateway: gateway == drained))
-            sites[name] = replace(sites[name], gateways=order, drained=drained)
+            before = sites[name].gateways
+            after = tuple(sorted(before, key=lambda gateway: gateway == drained))
+            sites[name] = replace(sites[name], gateways=after, drained=drained, order=sites[name].order or before)
         return replace(self, sites=sites)
 
     def resources_of(self, site: str) -> tuple[Resource, ...]:
         """Return the resources of a site."""
         return tuple(resource for resource in self.resources.values() if resource.site == site)
+
+
+def _moved(address: IPv4Address, network: IPv4Network) -> IPv4Address:
+    return network.network_address + (int(address) & int(network.hostmask))
 
 
 # --- what a host gets ---------------------------------------------------------------------------------------------
@@ -287,6 +324,37 @@ class FirewallRule:
 
 
 @dataclass(frozen=True)
+class Follow:
+    """A site with two gateways whose hosts, or whose peers elsewhere, go by what the second says: who is in charge."""
+
+    site: str
+    first: str
+    second: str
+    asked: IPv4Address
+    """Where the second is asked."""
+    moved: tuple[tuple[str, tuple[IPv4Network, ...]], ...]
+    """The AllowedIPs of both, by their names, while the second is in charge."""
+
+
+@dataclass(frozen=True)
+class Decide:
+    """What the second gateway of a site measures to decide who of the two is in charge."""
+
+    site: str
+    first: str
+    second: str
+    failback: str
+    probing: IPv4Address
+    """The source of its probes through the first."""
+    through: tuple[tuple[str, IPv4Address], ...]
+    """(Site, address) of every gateway of the other sites, reached through the first."""
+    direct: tuple[tuple[str, IPv4Address], ...]
+    """The same gateways, reached by its own tunnels."""
+    inside: tuple[IPv4Address, ...]
+    """Leaves of its own site, reached by the private network."""
+
+
+@dataclass(frozen=True)
 class HostConfig:
     """Everything the mesh asks of one host, compiled; sorted, so that equal wishes are equal values."""
 
@@ -304,6 +372,15 @@ class HostConfig:
     """Sorted (key, value) pairs such as ("net.ipv4.ip_forward", "1")."""
     drained: str | None = None
     """On gateways: the one of the site that is drained."""
+    probe_addresses: tuple[IPv4Address, ...] = ()
+    """More addresses of the mesh interface, for nothing but probes through gateways."""
+    follows: tuple[Follow, ...] = ()
+    decides: Decide | None = None
+
+    @property
+    def watches(self) -> bool:
+        """Whether this host has a watcher."""
+        return bool(self.follows) or self.decides is not None
 
     @property
     def looks_up_names(self) -> bool:

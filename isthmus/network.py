@@ -44,7 +44,7 @@ def compile_network(inventory: Inventory) -> dict[str, HostConfig]:
     configs: dict[str, HostConfig] = {}
     for site in inventory.sites:
         other_gateways = tuple(peer for name, peers in gateways.items() if name != site for peer in peers)
-        other_subnets = _sorted_routes(route for name, route in routes.items() if name != site)
+        other_subnets = sorted_routes(route for name, route in routes.items() if name != site)
         for gateway in inventory.sites[site].gateways:
             configs[gateway] = _compile_gateway(inventory, inventory.hosts[gateway], other_gateways, other_subnets)
         leaf_peers = _own_gateways(inventory, site)
@@ -69,7 +69,7 @@ def _compile_gateway(
         inventory,
         gateway,
         peers=tuple(sorted((*other_gateways, *leaves), key=lambda peer: int(inventory.hosts[peer.host].address))),
-        routes=_sorted_routes((*other_subnets, *to_leaves)),
+        routes=sorted_routes((*other_subnets, *to_leaves)),
         rules=(Rule(iif=interface, table=LEAF_TABLE, priority=LEAF_TABLE),),
         sysctls=GATEWAY_SYSCTLS,
         drained=inventory.sites[gateway.site].drained,
@@ -167,6 +167,7 @@ def _only(host: Host) -> IPv4Network:
     return IPv4Network((int(host.address), 32))
 
 
-def _sorted_routes(routes: Iterable[Route]) -> tuple[Route, ...]:
+def sorted_routes(routes: Iterable[Route]) -> tuple[Route, ...]:
+    """Return routes in the order of their tables and destinations."""
     # By numbers: comparing ipaddress values is ten times slower, and gateways of large meshes have many.
     return tuple(sorted(routes, key=lambda r: (r.table, int(r.destination.network_address), r.destination.prefixlen)))

@@ -71,6 +71,16 @@ class FoundInterface:
 
 
 @dataclass(frozen=True)
+class FoundCharge:
+    """Who is in charge of a site, as the watcher of this host has it."""
+
+    gateway: str
+    since: int
+    """Seconds since 1970 by the host's clock."""
+    why: str
+
+
+@dataclass(frozen=True)
 class Facts:
     """Everything one probe found. Routes and rules are all of the host's; `our_routes` those of our protocol."""
 
@@ -110,11 +120,15 @@ class Facts:
     """The preshared keys that the host holds in files, as fingerprints: by the name of the other host."""
     looks_up_names: bool | None = None
     """The unit that looks up peers' DNS names runs; None where there is none."""
+    watching: bool = False
+    """The watcher runs."""
+    charges: Mapping[str, FoundCharge] = field(default_factory=dict)
+    """By site: where charge has moved since the watcher first ran, or moved back."""
 
     def mesh_address(self, interface: str) -> IPv4Address | None:
         """Return the address that our file gives the mesh interface; None when there is no such file."""
         conf = self.files.get(f"/etc/wireguard/{interface}.conf")
-        found = re.search(r"^Address = ([\d.]+)/32$", conf.text, re.MULTILINE) if conf else None
+        found = re.search(r"^Address = ([\d.]+)/32(?:, |$)", conf.text, re.MULTILINE) if conf else None
         return IPv4Address(found[1]) if found and conf and conf.text.startswith(OURS) else None
 
     def firewall_rules(self) -> tuple[FirewallRule, ...]:
@@ -210,6 +224,8 @@ def _facts(host: str, interface: str, sections: Mapping[str, list[str]]) -> Fact
         pathless=frozenset(network for network in pathless if network is not None),
         preshared=dict(_pair(line) for line in lines("preshared")),
         looks_up_names=lines("names") == ["active"] if "names" in sections else None,
+        watching="watch" in sections,
+        charges=dict(_charge(line) for line in lines("watch") if line),
         other_interfaces=tuple(name.partition(" ")[2] for name in sections if name.startswith("other ")),
     )
 
@@ -242,6 +258,12 @@ def _sysctl(line: str) -> tuple[str, str]:
     """Read `net/ipv4/conf/eth0.100/rp_filter:1`; all that the probe asks for are numbers."""
     name, _, value = line.rpartition(":")
     return name.replace("/", "."), str(int(value))
+
+
+def _charge(line: str) -> tuple[str, FoundCharge]:
+    """Read `nanjing n2 1764100000 n1 does not reach shanghai, n2 does`."""
+    site, gateway, since, *why = line.split(" ")
+    return site, FoundCharge(gateway, int(since), " ".join(why))
 
 
 def _interface(wireguard: list[str], link: list[str]) -> FoundInterface | None:

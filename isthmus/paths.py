@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from itertools import permutations
 
-from isthmus.charge import as_found
+from isthmus.charge import as_running
 from isthmus.errors import HostError
 from isthmus.model import Endpoint, Inventory, Peer
 from isthmus.observe import Facts, FoundPeer
@@ -95,7 +95,7 @@ def paths(
     found = observe(fleet, inventory, list(inventory.hosts), progress)
     facts = {name: result for name, result in found.items() if isinstance(result, Facts)}
     failures = {name: result for name, result in found.items() if isinstance(result, HostError)}
-    inventory = as_found(inventory, facts)
+    inventory = as_running(inventory, facts)
     names = {key: host for host, key in known_keys(facts).items()}
     interface = inventory.mesh.interface
     machines = {name: machine_from(one, interface, names, _named(inventory, name)) for name, one in facts.items()}

@@ -8,13 +8,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import IPv4Interface
 
 from isthmus.model import Chain, HostConfig, Peer
 from isthmus.observe import OURS, Facts, FoundInterface, FoundPeer
-from isthmus.render import NAMES_UNIT, PROGRAM, File, route_line, rule_line
+from isthmus.render import NAMES_UNIT, PROGRAM, WATCHER, File, route_line, rule_line
 
 PACKAGES = {
     "wg": "wireguard-tools",
@@ -138,7 +138,9 @@ def plan_host(config: HostConfig, files: Mapping[str, File], public_keys: Mappin
         changes.append(Change(Kind.KEY, path, (f"mode {facts.key_mode:04o}",), ("mode 0600",)))
     changes += _file_changes(files, facts)
     discard = tuple(sorted(set(facts.files) - set(files)))
-    changes += [Change(Kind.FILE, path, before=_lines(facts.files[path].text)) for path in discard]
+    for path in discard:
+        before = ("another version",) if path == WATCHER else _lines(facts.files[path].text)
+        changes.append(Change(Kind.FILE, path, before=before))
     preshared = {peer.host for peer in config.peers if peer.preshared}
     for name in sorted(preshared - facts.preshared.keys()):
         changes.append(Change(Kind.KEY, preshared_with(name), after=("made on one of the two, 0600 on both",)))
@@ -150,6 +152,9 @@ def plan_host(config: HostConfig, files: Mapping[str, File], public_keys: Mappin
         changes.append(Change(Kind.UNIT, NAMES_UNIT, ("stopped",), ("running",)))
     if not facts.enabled:
         changes.append(Change(Kind.UNIT, f"wg-quick@{config.interface}", ("disabled",), ("enabled",)))
+    # One that is not wanted goes with its file.
+    if config.watches and not facts.watching:
+        changes.append(Change(Kind.UNIT, f"isthmus-watch-{config.interface}", ("stopped",), ("running",)))
     return HostPlan(
         host=config.host,
         changes=tuple(changes),
@@ -176,7 +181,9 @@ def _file_changes(files: Mapping[str, File], facts: Facts) -> Iterator[Change]:
                 yield Change(Kind.FILE, path, *_modes(facts.program_mode, file.mode))
             continue
         found = facts.files.get(path)
-        if found is None:
+        if path == WATCHER and (found is None or found.text != file.text):
+            yield Change(Kind.FILE, path, ("another version",) if found else (), ("this version",))
+        elif found is None:
             yield Change(Kind.FILE, path, after=_lines(file.text))
         elif found.text != file.text:
             yield Change(Kind.FILE, path, _lines(found.text), _lines(file.text))
@@ -205,7 +212,7 @@ def _running_changes(
         yield Change(Kind.INTERFACE, config.interface, ("down",) if facts.enabled else (), ("up",))
         return
     yield from _interface_changes(config, running, facts)
-    yield from _peer_changes(config, public_keys, running, facts.clock, facts.preshared)
+    yield from _peer_changes(_as_charged(config, facts), public_keys, running, facts.clock, facts.preshared)
     wanted_routes = {route_line(route, str(config.address)) for route in config.routes}
     yield from _set_changes(Kind.ROUTE, {route_line(route, None) for route in facts.our_routes}, wanted_routes)
     yield from _set_changes(Kind.RULE, set(map(rule_line, facts.our_rules)), set(map(rule_line, config.rules)))
@@ -217,7 +224,8 @@ def _running_changes(
 
 def _interface_changes(config: HostConfig, running: FoundInterface, facts: Facts) -> Iterator[Change]:
     addresses = {str(address) for device, address in facts.addresses if device == config.interface}
-    yield from _values(config.interface, "address", addresses, {str(IPv4Interface(config.address))})
+    wanted = {str(IPv4Interface(address)) for address in (config.address, *config.probe_addresses)}
+    yield from _values(config.interface, "address", addresses, wanted)
     yield from _values(config.interface, "mtu", {str(running.mtu)}, {str(config.mtu)})
     yield from _values(config.interface, "listen-port", {str(running.listen_port)}, {str(config.listen_port)})
     if not running.up:
@@ -229,6 +237,22 @@ def _interface_changes(config: HostConfig, running: FoundInterface, facts: Facts
 def _values(interface: str, name: str, found: set[str], wanted: set[str]) -> Iterator[Change]:
     if found != wanted:
         yield Change(Kind.INTERFACE, f"{interface} {name}", tuple(sorted(found)), tuple(sorted(wanted)))
+
+
+def _as_charged(config: HostConfig, facts: Facts) -> HostConfig:
+    """Return the config with the AllowedIPs that its watcher has moved: what runs follows it, the files do not."""
+    found = facts.charges
+    moved = [
+        change
+        for follow in config.follows
+        if follow.site in found and found[follow.site].gateway == follow.second
+        for change in follow.moved
+    ]
+    if not moved:
+        return config
+    networks = dict(moved)
+    peers = (replace(peer, allowed_ips=networks.get(peer.host, peer.allowed_ips)) for peer in config.peers)
+    return replace(config, peers=tuple(peers))
 
 
 def _peer_changes(

@@ -31,11 +31,15 @@ PROGRAM = "/usr/local/sbin/isthmus"
 NAMES_UNIT = "isthmus-names.service"
 """The unit that looks up the DNS names of peers again; only on hosts that have such."""
 
+WATCHER = "/usr/local/sbin/isthmus-watch"
+"""The static program that watches gateways, where a site has two."""
+
 _TEMPLATES = {
     "etc/wireguard/INTERFACE.conf": 0o600,
     "etc/isthmus/INTERFACE.routes": 0o644,
     "etc/isthmus/INTERFACE.iptables": 0o644,
     "etc/isthmus/INTERFACE.drained": 0o644,
+    "etc/isthmus/INTERFACE.watch": 0o644,
     "etc/sysctl.d/90-isthmus.conf": 0o644,
     f"etc/systemd/system/{NAMES_UNIT}": 0o644,
 }
@@ -74,8 +78,9 @@ def render_mesh(
     patterns: dict[tuple[object, ...], dict[str, _Pattern]] = {}
     rendered = {}
     for name, config in hosts:
-        parts = (config.peers, config.routes, config.rules, config.firewall, config.sysctls)
-        group = (config.interface, config.listen_port, config.mtu, config.drained, *map(id, parts))
+        parts = (config.peers, config.routes, config.rules, config.firewall, config.sysctls, config.follows)
+        alone = (config.drained, config.probe_addresses, config.decides)
+        group = (config.interface, config.listen_port, config.mtu, *alone, *map(id, parts))
         if group not in patterns:
             patterns[group] = _patterns(config, keys, once)
         address = str(config.address)
@@ -136,9 +141,13 @@ def _patterns(config: HostConfig, keys: Mapping[str, str], once: _Once) -> dict[
             continue
         if name.endswith(NAMES_UNIT) and not config.looks_up_names:
             continue
+        if name.endswith(".watch") and not config.watches:
+            continue
         path = "/" + name.replace("INTERFACE", config.interface)
         patterns[path] = _Pattern(_environment().get_template(f"{name}.j2").render(values), mode)
-    patterns[PROGRAM] = _Pattern(_program_text(), 0o755)
+    patterns[PROGRAM] = _Pattern(_program_text(PROGRAM), 0o755)
+    if config.watches:
+        patterns[WATCHER] = _Pattern(_program_text(WATCHER), 0o755)
     return patterns
 
 
@@ -259,8 +268,8 @@ def _environment() -> jinja2.Environment:
 
 
 @cache
-def _program_text() -> str:
-    path = FILES / PROGRAM.lstrip("/")
+def _program_text(program: str) -> str:
+    path = FILES / program.lstrip("/")
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 
-from isthmus.charge import as_found
+from isthmus.charge import as_found, taken
 from isthmus.compile import compile_mesh
 from isthmus.errors import HostError, InventoryError, UnsupportedError
 from isthmus.host_scripts import host_script
@@ -153,7 +153,11 @@ def _taken_over(route: Route, subnet: IPv4Network) -> bool:
 def _without_unknown(config: HostConfig, keys: Mapping[str, str]) -> HostConfig:
     if all(peer.host in keys for peer in config.peers):
         return config  # the very same: what hosts of a site share is rendered once
-    return replace(config, peers=tuple(peer for peer in config.peers if peer.host in keys))
+    return replace(
+        config,
+        peers=tuple(peer for peer in config.peers if peer.host in keys),
+        follows=tuple(follow for follow in config.follows if {follow.first, follow.second} <= keys.keys()),
+    )
 
 
 @dataclass(frozen=True)
@@ -247,6 +251,10 @@ def plan_hosts(report: Report, configs: Mapping[str, HostConfig], chosen: Collec
     sites = report.inventory.sites.values()
     report.notes = (
         *(f"{site.drained} is drained: {site.gateway} is in charge of {site.name}" for site in sites if site.drained),
+        *(
+            f"{one.gateway} is in charge of {site}: {one.why}"
+            for site, one in taken(report.inventory, report.facts).items()
+        ),
         *(f"{name}: held by an unconfirmed run of {owner}, or by its undo timer" for name, owner in held.items()),
         *(
             f"{name}: its public key is not known yet; the others get it with the next mesh.up that reaches {name}"

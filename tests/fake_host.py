@@ -30,6 +30,7 @@ INPUTS = {
     "apply": {"interface", "owner", "undo_after", "moment"},
     "confirm": {"owner"},
     "undo": {"owner"},
+    "giveback": {"interface", "site", "gateway"},
     "leave": {"interface", "forget_keys"},
     "preshare": {"interface", "owner"},
     "reach": {"count", "wait_s"},
@@ -115,6 +116,7 @@ class State:
     looks_up_names: bool = False
     preshared: dict[str, str] = field(default_factory=dict)
     """The keys in /etc/wireguard/wg0.psk, by the name of the other host."""
+    watching: bool = False
     sysctls: dict[str, str] = field(default_factory=dict)
 
 
@@ -149,6 +151,9 @@ class FakeHost:
         self.state = State(sysctls={name: "1" if "redirects" in name else "0" for name in OUR_SYSCTLS})
         self.sysctls_before: dict[str, str] | None = None
         self.transaction: Transaction | None = None
+        self.charges: list[tuple[str, str, str]] = []
+        """What its watcher has noted: (site, gateway, why)."""
+        self.keeps_charge = ""
         self.moment = 0
         """When the last change of peers was to be made."""
         # How it can be broken.
@@ -267,6 +272,9 @@ class FakeHost:
             yield from (f"{name} {_sum(secret)}" for name, secret in self.state.preshared.items())
         if NAMES_UNIT in self.state.files:
             yield from ("@@ names", "active" if self.state.looks_up_names else "inactive")
+        if self.state.watching:
+            yield "@@ watch"
+            yield from (f"{site} {gateway} {int(self.clock.now) - 60} {why}" for site, gateway, why in self.charges)
         if self.transaction:
             yield from ("@@ transaction", self.transaction.owner)
         yield "@@ end"
@@ -473,6 +481,13 @@ class FakeHost:
             self.private_key = None
         return ""
 
+    def _giveback(self, inputs: dict[str, str], tail: str) -> str:
+        assert (inputs["interface"], tail) == (self.interface, "")
+        if self.keeps_charge:
+            raise ScriptError(self.keeps_charge)
+        self.charges = [(inputs["site"], inputs["gateway"], "as was asked for")]
+        return ""
+
     def _reach(self, inputs: dict[str, str], tail: str) -> str:
         *targets, last = tail.splitlines()
         assert last == "wait"
@@ -529,7 +544,7 @@ class FakeHost:
         if public_half(self.private_key) in peers:
             raise ScriptError("a peer has the host's own key")
         state.running = Running(
-            self.private_key, settings["ListenPort"], settings["MTU"], [settings["Address"]], peers=peers
+            self.private_key, settings["ListenPort"], settings["MTU"], settings["Address"].split(", "), peers=peers
         )
         routes = state.files[f"/etc/isthmus/{self.interface}.routes"][0]
         state.routes = {line for line in routes.splitlines() if not line.startswith("#")}
@@ -539,6 +554,17 @@ class FakeHost:
         state.sysctls.update(line.split(" = ") for line in text.splitlines() if line.startswith("net."))  # type: ignore[arg-type]
         state.enabled = True
         state.looks_up_names = NAMES_UNIT in state.files
+        state.watching = f"/etc/isthmus/{self.interface}.watch" in state.files
+        for site, gateway, _ in self.charges if state.watching else ():
+            self._move_charge(site, gateway)
+
+    def _move_charge(self, site: str, gateway: str) -> None:
+        """Move AllowedIPs as the watch file says where its second gateway is in charge."""
+        assert self.state.running is not None
+        words = [line.split() for line in self.state.files[f"/etc/isthmus/{self.interface}.watch"][0].splitlines()]
+        if any(line[0] == "follow" and (line[1], line[3]) == (site, gateway) for line in words):
+            for _, _, key, networks in [line for line in words if line[:2] == ["moved", site]]:
+                self.state.running.peers[key].allowed_ips = [text for text in networks.split(",") if text != "-"]
 
 
 def public_half(private_key: str) -> str:

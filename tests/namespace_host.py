@@ -68,10 +68,11 @@ case $unit in isthmus-*)
 esac
 case $verb in
 start | restart)
+    case $unit in wg-quick@*) ;; *) : >"/run/units/$unit.active"; exit 0 ;; esac
     stop || true
     wg-quick up "$interface" || { echo "Job for $unit.service failed" >&2; exit 1; }
     : >"/run/units/$unit.active" ;;
-stop) case $unit in wg-quick@*) stop ;; *.timer) rm -f "/run/units/$unit.active" ;; esac ;;
+stop) case $unit in wg-quick@*) stop ;; *) rm -f "/run/units/$unit.active" ;; esac ;;
 enable) : >"/run/units/$unit.enabled" ;;
 disable) rm -f "/run/units/$unit.enabled"; [ -z "$now" ] || stop ;;
 is-active)
@@ -88,12 +89,13 @@ esac
 """
 
 SYSTEMD_RUN = r"""#!/bin/sh
-# Keeps what a timer would run; the test decides when it fires.
+# Keeps what a timer would run; the test decides when it fires. What is no timer is active, and nothing runs.
 echo "systemd-run $*" >>/run/systemd.log
 for word in "$@"; do
     case $word in --unit=*) unit=${word#--unit=} ;; --on-active=*) echo "${word#--on-active=}" >/run/timer ;; esac
 done
-: >"/run/units/$unit.timer.active"
+case $unit in *.service) unit=${unit%.service} ;; *) unit=$unit.timer ;; esac
+: >"/run/units/$unit.active"
 """
 
 WG = r"""#!/bin/sh

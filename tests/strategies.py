@@ -159,6 +159,7 @@ def _site(draw, site, subnet, names, public, max_hosts, *, others):  # type: ign
         members.append(text + _line("port", draw(_optional_port)))
     in_order = ", ".join(gateways[number] for number in (gateway, standby) if number is not None)
     text = f"[sites.{site}]\n" + _line("subnet", str(subnet)) + f"gateways = [{in_order}]\n"
+    text += _line("failback", draw(st.sampled_from([None, "auto", "manual"])))
     return [text + _line("provider", draw(st.sampled_from([None, "tencent", "aliyun"]))), *members]
 
 

@@ -28,6 +28,7 @@ LAYERS = [
     {"host_scripts", "moment", "rotation"},
     {"plan", "moves", "prove", "charge", "preshared"},
     {"compile", "observe"},
+    {"watching"},
     {"inventory", "network", "firewall", "iproute", "iptables", "ports", "render", "verify"},
     {"model"},
     {"errors", "garbage"},

@@ -83,7 +83,7 @@ def test_draining_twice_changes_nothing(fleet: FakeFleet) -> None:
 
 
 def test_a_gateway_that_stands_by_can_be_drained_lest_it_be_put_in_charge(fleet: FakeFleet) -> None:
-    assert drained(fleet, "n2").changed == ("n1", "n2")
+    assert drained(fleet, "n2").changed == ("n1", "n2", "n3", "s1")  # who watched and followed no longer does
     assert in_charge(fleet) == {"n1"}
 
 
@@ -120,3 +120,56 @@ def test_nothing_is_touched_when_the_other_gateway_is_not_well(fleet: FakeFleet,
         drained(fleet)
     assert str(caught.value) == expected[ill]
     assert str(fleet) == before
+
+
+# --- charge that has moved by itself ------------------------------------------------------------------------------
+
+
+def taken_by_n2(fleet: FakeFleet) -> None:
+    """Let n1 have failed: the watchers have moved charge, with no file changed."""
+    for name, why in (("n2", "n1 does not reach shanghai, n2 does"), ("n3", "n2 says so"), ("s1", "n2 says so")):
+        fleet[name].charges = [("nanjing", "n2", why)]
+        fleet[name].sync()
+
+
+def test_what_has_moved_by_itself_is_neither_drift_nor_broken_and_undrain_moves_it_back(fleet: FakeFleet) -> None:
+    before = str(fleet)
+    taken_by_n2(fleet)
+    assert str(fleet) != before
+    assert in_charge(fleet) == {"n2"}
+    for found in (mesh_plan(INVENTORY, fleet), mesh_up(INVENTORY, fleet)):  # type: ignore[arg-type]
+        assert not found.waiting
+        assert found.notes == ("n2 is in charge of nanjing: n1 does not reach shanghai, n2 does",)
+    assert undrained(fleet).changed == ()
+    assert fleet.ran("giveback") == ["n2"]
+    with pytest.raises(IsthmusError, match=r"^n1 is not drained$"):
+        undrained(fleet)
+
+
+def test_a_first_that_is_not_well_is_not_given_back_charge(fleet: FakeFleet) -> None:
+    taken_by_n2(fleet)
+    fleet["n2"].keeps_charge = "n1 does not reach all that this gateway reaches"
+    with pytest.raises(IsthmusError, match=r"^n2 keeps charge of nanjing: .*n1 does not reach all that this gateway"):
+        undrained(fleet)
+    with pytest.raises(IsthmusError, match=r"^n2 is not drained$"):
+        undrained(fleet, "n2")
+
+
+def test_who_drains_a_gateway_that_had_taken_charge_puts_the_first_in_charge(fleet: FakeFleet) -> None:
+    taken_by_n2(fleet)
+    report = drained(fleet, "n2")
+    assert report.failures == {}
+    assert in_charge(fleet) == {"n1"}
+    assert len({fleet[name].moment for name in report.changed} - {0}) == 1, "not together"
+
+
+def test_what_a_host_has_besides_its_watcher_s_move_is_drift(fleet: FakeFleet) -> None:
+    fleet["s1"].charges = [("nanjing", "n2", "n2 says so")]
+    (name,) = mesh_plan(INVENTORY, fleet).waiting  # type: ignore[arg-type]
+    assert name == "s1"
+    fleet["s1"].charges = []
+    fleet["n2"].state.watching = False
+    plan = mesh_plan(INVENTORY, fleet)  # type: ignore[arg-type]
+    assert [str(change) for change in plan.plans["n2"].changes] == [
+        "unit isthmus-watch-wg0\n    -stopped\n    +running"
+    ]

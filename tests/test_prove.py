@@ -20,6 +20,8 @@ from isthmus.prove import prove
 from isthmus.verify import machines_of, promised_path, verify
 
 GOLDEN = Path(__file__).parent / "golden"
+PROBES = "252.16.0.2/32"
+"""Where n2's probes through n1 come from."""
 
 
 def two_gateways() -> Inventory:
@@ -50,10 +52,18 @@ def test_what_each_gateway_in_charge_is_given() -> None:
     outside = [str(n) for n in sorted(IPv4Network("172.16.0.0/12").address_exclude(IPv4Network("172.16.0.0/24")))]
     assert prefixes(before["n3"]) == {"n1": outside, "n2": []}
     assert prefixes(after["n3"]) == {"n1": [], "n2": outside}
-    assert prefixes(before["s1"]) == {"n1": ["172.16.0.0/24"], "n2": ["172.16.0.2/32"], "s2": ["172.16.128.2/32"]}
-    assert prefixes(after["s1"]) == {"n1": ["172.16.0.1/32"], "n2": ["172.16.0.0/24"], "s2": ["172.16.128.2/32"]}
+    assert prefixes(before["s1"]) == {
+        "n1": ["172.16.0.0/24", PROBES],
+        "n2": ["172.16.0.2/32"],
+        "s2": ["172.16.128.2/32"],
+    }
+    assert prefixes(after["s1"]) == {
+        "n1": ["172.16.0.1/32", PROBES],
+        "n2": ["172.16.0.0/24"],
+        "s2": ["172.16.128.2/32"],
+    }
     assert prefixes(before["n2"]) == {
-        "n1": ["172.16.0.1/32"],
+        "n1": ["172.16.0.1/32", "244.16.128.1/32"],
         "n3": ["172.16.0.3/32"],
         "s1": ["172.16.128.0/24"],
     }

@@ -82,7 +82,7 @@ def test_a_missing_template_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(render, "FILES", tmp_path)
     with pytest.raises(IsthmusError, match="/usr/local/sbin/isthmus is missing: run Isthmus from"):
-        render._program_text.__wrapped__()
+        render._program_text.__wrapped__(render.PROGRAM)
 
 
 def test_every_template_in_the_folder_is_rendered() -> None:
@@ -90,7 +90,10 @@ def test_every_template_in_the_folder_is_rendered() -> None:
     A file added below files/ and forgotten in the module would never reach a host.
     """
     names = {str(path.relative_to(render.FILES)) for path in render.FILES.rglob("*") if path.is_file()}
-    assert names == {f"{name}.j2" for name in render._TEMPLATES} | {"usr/local/sbin/isthmus"}
+    assert names == {f"{name}.j2" for name in render._TEMPLATES} | {
+        "usr/local/sbin/isthmus",
+        "usr/local/sbin/isthmus-watch",
+    }
 
 
 # --- keys ---------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from isthmus.errors import CommandError, HostError, HostKeyError, UnreachableErr
 from isthmus.inventory import load_inventory
 from isthmus.plan import Change, HostPlan, Kind
 from isthmus.report import (
+    charges_text,
     coloured_diff,
     counted,
     data_size,
@@ -183,6 +184,21 @@ def test_status_as_json(fleet: FakeFleet) -> None:
     }
     assert (found["hosts"]["n3"]["up"], found["hosts"]["n3"]["peers"]) == (False, [])
     assert found["hosts"]["n3"]["drift"] == [{"kind": "interface", "name": "wg0", "before": ["down"], "after": ["up"]}]
+
+
+def test_who_is_in_charge_is_told_where_there_are_two() -> None:
+    two = load_inventory(Path(__file__).parent / "golden" / "two_gateways" / "hosts.toml")
+    fleet = FakeFleet(two)
+    mesh_up(two, fleet)  # type: ignore[arg-type]
+    assert charges_text(mesh_plan(two, fleet)) == "n1 is in charge of nanjing"  # type: ignore[arg-type]
+    fleet["n2"].charges = [("nanjing", "n2", "n1 does not reach shanghai, n2 does")]
+    fleet["n3"].charges = [("nanjing", "n2", "n2 says so")]
+    report = mesh_plan(two, fleet)  # type: ignore[arg-type]
+    why = "n1 does not reach shanghai, n2 does"
+    assert charges_text(report) == f"n2 is in charge of nanjing for 60 s: {why}; not so for s1"
+    assert status_json(report, {})["sites"] == {
+        "nanjing": {"gateway": "n2", "since_s": 60, "why": why, "astray": ["s1"]}
+    }
 
 
 @pytest.mark.parametrize(

@@ -132,8 +132,10 @@ def drop_a_mesh_route(draw, inventory, machines):
     assume(len(inventory.sites) > 1)
     ours = [route for route in machine.routes if route.device == machine.interface]
     member = {int(host.address): name for name, host in inventory.hosts.items()}
-    to_leaves = {member[int(route.destination[0])]: route for route in ours if route.table != MAIN_TABLE}
-    needed = [route for route in ours if route.table == MAIN_TABLE] + carry(inventory, machine.name, to_leaves)
+    to_hosts = {member.get(int(route.destination[0])): route for route in ours if route.table != MAIN_TABLE}
+    to_probe = to_hosts.pop(None, None)
+    needed = [route for route in ours if route.table == MAIN_TABLE] + carry(inventory, machine.name, to_hosts)
+    needed += [to_probe] if to_probe else []
     lost = some(draw, needed)
     return replace(machine, routes=tuple(route for route in machine.routes if route is not lost))
 

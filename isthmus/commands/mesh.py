@@ -201,7 +201,7 @@ def _check_after(fleet: Fleet, report: Any) -> tuple[Any, ...]:
 def status(c: Any, file: str | None = None, only: str | None = None, json: bool = False, debug: bool = False) -> int:
     """Show what runs on each host: interface, peers, handshakes, bytes, and drift from the plan."""
     from isthmus.progress import shown_progress
-    from isthmus.report import status_json, status_table
+    from isthmus.report import charges_text, status_json, status_table
     from isthmus.survey import known_keys, mesh_plan
 
     inventory = read_inventory(file)
@@ -215,6 +215,8 @@ def status(c: Any, file: str | None = None, only: str | None = None, json: bool 
         print_json(status_json(report, names))
     else:
         console().print(status_table(report, names))
+        if text := charges_text(report):
+            print(text)
     say_failures(report.failures, report.notes)
     return FAILED if report.failures or report.waiting else OK
 
@@ -258,7 +260,7 @@ def drain(c: Any, gateway: str, file: str | None = None, json: bool = False, deb
 @task(positional=["gateway"], help={**GATEWAY, **FILE, **JSON, **DEBUG})
 @command
 def undrain(c: Any, gateway: str, file: str | None = None, json: bool = False, debug: bool = False) -> int:
-    """Let hosts.toml say again who is in charge of a drained gateway's site."""
+    """Let hosts.toml say again who is in charge of a site whose gateway was drained, or had failed."""
     return _move_charge(c, "undrain", gateway, file, debug, json=json)
 
 

@@ -56,13 +56,14 @@ def _read_site(name: str, table: Table, draft: Draft) -> Site | None:
     subnet = table.required("subnet", values.subnet, '"172.16.0.0/24"')
     gateways = table.required("gateways", values.gateways, '["n1"]')
     provider = table.optional("provider", values.provider, None)
+    failback = table.optional("failback", values.failback, Site.failback)
     table.refuse_the_rest()
     draft.sites.append(name)
     if subnet is not None:
         draft.subnets[name] = subnet
     if gateways is not None:
         draft.gateways[name] = gateways
-    return None if subnet is None or gateways is None else Site(name, subnet, gateways, provider)
+    return None if subnet is None or gateways is None else Site(name, subnet, gateways, provider, failback)
 
 
 def _read_host(name: str, table: Table, defaults: Ssh, draft: Draft) -> Host | None:

@@ -48,6 +48,7 @@ _NETWORK = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}/(?:0|[1-9][0-9]?)")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _NUMBER_LIKE = re.compile(r"[0-9]+|0x[0-9a-f]*")  # inet_aton(3) takes these for addresses
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,31}")
+_FAILBACK = re.compile("auto|manual")
 _INTERFACE = re.compile(r"[a-z][a-z0-9_-]{0,14}")  # IFNAMSIZ is 16 with the closing NUL
 _INTERFACE_OF_OTHERS = re.compile(
     r"lo|all|default|interfaces"  # loopback; sysctl's words; what `wg show` takes for a command
@@ -186,6 +187,11 @@ def text(value: object) -> str:
 def provider(value: object) -> str:
     """Read the name of a cloud."""
     return _matching(value, _NAME, "a cloud's name of lower-case letters, digits and inner hyphens, such as tencent")
+
+
+def failback(value: object) -> str:
+    """Read how a first gateway that is well again takes charge."""
+    return _matching(value, _FAILBACK, "auto or manual")
 
 
 def user(value: object) -> str:

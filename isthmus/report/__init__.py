@@ -14,7 +14,7 @@ from isthmus.report.plans import change_json, coloured_diff, plan_json, plan_tex
 from isthmus.report.ports import closed_line, ports_json, ports_table, rules_json, rules_table
 from isthmus.report.pruned import prune_json, prune_text
 from isthmus.report.security_groups import CLOUDS, FORMATS, security_groups
-from isthmus.report.status import STALE_HANDSHAKE_S, status_json, status_table
+from isthmus.report.status import STALE_HANDSHAKE_S, charges_text, status_json, status_table
 from isthmus.report.words import counted, data_size
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "FORMATS",
     "STALE_HANDSHAKE_S",
     "change_json",
+    "charges_text",
     "checkup_json",
     "checkup_junit",
     "checkup_text",

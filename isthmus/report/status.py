@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from isthmus.charge import charges
 from isthmus.observe import Facts
 from isthmus.report.failures import failures_json
 from isthmus.report.plans import change_json
@@ -40,7 +41,28 @@ def status_json(report: Report, names: Mapping[str, str]) -> dict[str, Any]:
                 for peer in peers
             ],
         }
-    return {"hosts": hosts, "failures": failures_json(report.failures), "notes": list(report.notes)}
+    sites = {
+        charge.site: {
+            "gateway": charge.gateway,
+            "since_s": charge.ago_s,
+            "why": charge.why or None,
+            "astray": list(charge.astray),
+        }
+        for charge in charges(report.inventory, report.facts)
+    }
+    failures = failures_json(report.failures)
+    return {"hosts": hosts, "sites": sites, "failures": failures, "notes": list(report.notes)}
+
+
+def charges_text(report: Report) -> str:
+    """Return a line for each site with two gateways: who is in charge, since when and why, as far as it is noted."""
+    lines = []
+    for charge in charges(report.inventory, report.facts):
+        since = f" for {charge.ago_s} s" if charge.ago_s is not None else ""
+        why = f": {charge.why}" if charge.why else ""
+        astray = f"; not so for {', '.join(charge.astray)}" if charge.astray else ""
+        lines.append(f"{charge.gateway} is in charge of {charge.site}{since}{why}{astray}")
+    return "\n".join(lines)
 
 
 def status_table(report: Report, names: Mapping[str, str]) -> Table:

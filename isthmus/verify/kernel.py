@@ -74,7 +74,8 @@ class Kernel:
     def decide(self, arrived: str, source: int, destination: int, flow: Flow) -> Decision:
         """Return what becomes of a packet that arrived on a device.
 
-        LOOPBACK is where the host's own packets come from; the host then chooses the source.
+        LOOPBACK is where the host's own packets come from; the host then chooses the source, unless it is bound to one
+        of its addresses.
         """
         if destination in self._local:
             if arrived == LOOPBACK or self.accepts_source(source, arrived):
@@ -88,7 +89,7 @@ class Kernel:
             return Decision(source, outcome=Outcome.NO_ROUTE, reason=f"no route to {address_text(destination)}")
         accepted = None
         if arrived == LOOPBACK:
-            source = self._own_source(route)
+            source = source if source in self._local else self._own_source(route)
         else:
             if not self.accepts_source(source, arrived, route.device):
                 reason = self.reverse_reason(source, arrived, route.device)

@@ -80,7 +80,7 @@ def machines_of(configs: Mapping[str, HostConfig], inventory: Inventory) -> dict
             interface=config.interface,
             addresses=(
                 (COMPILED_NIC, _on_link(config.address, subnet.prefixlen)),
-                (config.interface, _on_link(config.address, 32)),
+                *((config.interface, _on_link(one, 32)) for one in (config.address, *config.probe_addresses)),
             ),
             routes=with_nic[key],
             rules=config.rules,

@@ -7,7 +7,7 @@ from enum import Enum
 
 from isthmus.model import Inventory
 from isthmus.verify.trace import Tracer
-from isthmus.verify.walk import Link, Outcome, Walk, address_text, path_text, promised_path
+from isthmus.verify.walk import Link, Outcome, Path, Walk, address_text, path_text, promised_path
 
 
 class Promise(Enum):
@@ -20,7 +20,8 @@ class Promise(Enum):
     SOURCE_KEPT = "members are seen with their own address, at another site's resource with its gateway's"
     NO_LOOP = "no packet comes back to where it was"
     NO_OWN_TUNNEL = "no endpoint is routed into the tunnel it carries"
-    MESH_ADDRESS = "the mesh interface has the host's address as a /32 and no other"
+    PROBED = "who stands by can tell what the gateway in charge reaches"
+    MESH_ADDRESS = "the mesh interface has the host's address as a /32, and no others but for its probes"
     ONE_MTU = "the mesh interfaces of all hosts have the same MTU"
     ONE_OWNER = "on a host each network belongs to one peer"
     KNOWN_PEERS = "peers are other hosts of the inventory"
@@ -57,7 +58,24 @@ def broken_between(tracer: Tracer, one: str, other: str) -> list[BrokenPromise]:
     # What is promised one way is the mirror image of what is promised the other way: two walks without fault are, too.
     if broken and there.delivered and back.delivered and there.path != back.path.reversed():
         broken += [_not_mirrored(there, back), _not_mirrored(back, there)]
-    return broken
+    return [*broken, *_broken_probe(tracer, one, other), *_broken_probe(tracer, other, one)]
+
+
+def _broken_probe(tracer: Tracer, second: str, far: str) -> list[BrokenPromise]:
+    """Return what is broken where one is the second gateway of its site and probes the other through the first."""
+    inventory = tracer.inventory
+    here, target = inventory.hosts[second], inventory.hosts[far]
+    site = inventory.sites[here.site]
+    if site.second != second or target.site == site.name or not inventory.is_gateway(far):
+        return []
+    there = tracer.probe(second, far, here.probing, target.probed)
+    back = tracer.probe(far, second, target.probed, here.probing)
+    promised = Path((second, site.first, far), (Link.TUNNEL, Link.INTERNET))
+    return [
+        BrokenPromise(Promise.PROBED, " to ".join(path.hosts), f"promised is {path}\n{walk}")
+        for walk, path in ((there, promised), (back, promised.reversed()))
+        if not walk.delivered or walk.path != path
+    ]
 
 
 def broken_to_resource(tracer: Tracer, host: str, resource: str) -> list[BrokenPromise]:

@@ -118,6 +118,7 @@ class _Grouping:
         self._words_missing = False
         self._by_name: dict[str, Counterpart] = {}
         self._by_address: dict[int, Counterpart] = {}
+        self._probes = any(site.second is not None for site in sites.inventory.sites.values())
         self._asked_at_home: dict[str, list[int]] = {}
         self._asked_abroad: dict[str, list[int]] = {}
         self._representatives: dict[str, list[str]] = {}
@@ -148,7 +149,8 @@ class _Grouping:
             for number, name in enumerate(alike[:2]):
                 host, kind = self._inventory.hosts[name], self.kind(alike)
                 self._by_name[name] = Counterpart(site, kind, number)
-                for what, address in (("address", host.address), ("public", host.public)):
+                probes = (("probed", host.probed), ("probing", host.probing)) if kind[0] and self._probes else ()
+                for what, address in (("address", host.address), ("public", host.public), *probes):
                     if address is not None:
                         self._by_address[int(address)] = Counterpart(site, (what, *kind), number)
                         at_home.append(int(address))

@@ -45,6 +45,11 @@ class Tracer:
         packet = _Packet(source, destination, 0, int(address), flow)
         return self._follow(packet, self._underlay.kernel(source))
 
+    def probe(self, start: str, goal: str, source: IPv4Address, target: IPv4Address) -> Walk:
+        """Return the walk of a packet from one of a host's own addresses to one of another's."""
+        packet = _Packet(start, goal, int(source), int(target), ANYTHING)
+        return self._follow(packet, self._underlay.kernel(start))
+
     def answer(self, walk: Walk) -> Walk:
         """Return the walk of the answer to a delivered walk, through the connection tracking of the hosts it passed."""
         packet = _Packet(walk.destination, walk.source, walk.address, walk.seen_as, Flow(established=True))

@@ -20,8 +20,8 @@ if [ -e /etc/sysctl.d/90-isthmus.conf ] && [ -e /var/lib/isthmus/sysctls.before 
     done </var/lib/isthmus/sysctls.before
 fi
 rm -f "/etc/wireguard/$interface.conf" "/etc/isthmus/$interface.routes" "/etc/isthmus/$interface.iptables" \
-    "/etc/isthmus/$interface.drained" /etc/systemd/system/isthmus-names.service \
-    /etc/sysctl.d/90-isthmus.conf /usr/local/sbin/isthmus
+    "/etc/isthmus/$interface.drained" "/etc/isthmus/$interface.watch" /etc/systemd/system/isthmus-names.service \
+    /etc/sysctl.d/90-isthmus.conf /usr/local/sbin/isthmus-watch /usr/local/sbin/isthmus
 if [ -e /var/lib/isthmus/sysctls.before ]; then # others' files may say more since: Kubernetes' does
     /lib/systemd/systemd-sysctl --prefix=net/ipv4/ip_forward --prefix=net/ipv4/conf/all/accept_redirects \
         --prefix=net/ipv4/conf/all/send_redirects --prefix=net/ipv4/conf/default/send_redirects || true

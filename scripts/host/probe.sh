@@ -14,12 +14,13 @@ date +%s
 echo "@@ tools"
 for tool in wg wg-quick iptables iptables-restore ping; do have $tool && echo $tool; done
 for path in "$conf" /etc/isthmus/"$interface".routes /etc/isthmus/"$interface".iptables \
-    /etc/isthmus/"$interface".drained /etc/sysctl.d/90-isthmus.conf /etc/systemd/system/isthmus-names.service; do
+    /etc/isthmus/"$interface".drained /etc/isthmus/"$interface".watch /usr/local/sbin/isthmus-watch \
+    /etc/sysctl.d/90-isthmus.conf /etc/systemd/system/isthmus-names.service; do
     [ -e "$path" ] || continue
     echo "@@ file $(stat -c %a "$path") $path"
     # A foreign file may hold keys, also in comments or a PostUp; they are masked before they leave the host. A space
     # before each line, so that none looks like a section; the `echo` ends a last line that has no newline.
-    sed -E '/^[[:space:]]*PublicKey[[:space:]]*=/I!s#[A-Za-z0-9+/]{43}=#(hidden)#g
+    sed -E '/^([[:space:]]*PublicKey[[:space:]]*=|moved [a-z0-9-]+ )/I!s#[A-Za-z0-9+/]{43}=#(hidden)#g
         s/((Private|Preshared)Key[[:space:]]*=).*/\1 (hidden)/I; s/^/ /' "$path"
     echo
 done
@@ -69,6 +70,10 @@ systemctl show -p ActiveState,UnitFileState "wg-quick@$interface" 2>/dev/null
 if [ -e /etc/systemd/system/isthmus-names.service ]; then
     echo "@@ names"
     systemctl is-active isthmus-names.service
+fi
+if [ -e /etc/isthmus/"$interface".watch ] && systemctl -q is-active "isthmus-watch-$interface.service"; then
+    echo "@@ watch"
+    cat "/run/isthmus/$interface"/* 2>/dev/null
 fi
 if [ -d /var/lib/isthmus/transaction ]; then
     echo "@@ transaction"
