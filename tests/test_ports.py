@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from isthmus.inventory import load_inventory
 from isthmus.model import Inventory
 from isthmus.network import compile_network
 from isthmus.ports import WORKSTATION, port_rules
+from isthmus.report import security_groups
 
 ARTICLE = (Path(__file__).parent.parent / "hosts.toml").read_text(encoding="utf-8")
 
@@ -67,6 +70,17 @@ def test_the_inventorys_own_ports(tmp_path: Path) -> None:
         ("udp", 4500),
         ("tcp", 2222),
     }
+
+
+def test_a_dns_name_is_sent_to_as_it_is_and_admitted_from_anywhere(tmp_path: Path) -> None:
+    asked = inventory(tmp_path, ARTICLE.replace('"203.0.113.129"', '"s1.example.com"'))
+    rules = port_rules(asked)
+    assert [(r.address, r.port) for r in rules if r.host == "s1"] == [("s1.example.com", 22), ("s1.example.com", 51820)]
+    (from_s1,) = (rule for rule in rules if rule.source == "s1")
+    assert from_s1.source_address == "s1.example.com"
+    groups = json.loads(security_groups(asked, [from_s1], "tencent", IPv4Network("198.51.100.7/32")))
+    (policy,) = groups[0]["SecurityGroupPolicySet"]["Ingress"]
+    assert policy["CidrBlock"] == "0.0.0.0/0", "its address may be another tomorrow"
 
 
 def test_a_single_site_needs_no_wireguard(tmp_path: Path) -> None:
