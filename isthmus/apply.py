@@ -21,12 +21,12 @@ from isthmus.charge import as_found
 from isthmus.compile import compile_mesh
 from isthmus.errors import CommandError, HostError, UnreachableError
 from isthmus.host_scripts import apply_script, host_script
-from isthmus.model import HostConfig, Inventory
+from isthmus.model import Inventory
 from isthmus.moment import moment_for
 from isthmus.observe import PUBLIC_KEY, Facts
 from isthmus.plan import PACKAGES, objections, plan_host
-from isthmus.preshared import pairs_of, settled, unequal
-from isthmus.presharing import share
+from isthmus.preshared import settled
+from isthmus.presharing import share_missing
 from isthmus.remote import Fleet, Remote
 from isthmus.render import PROGRAM
 from isthmus.survey import (
@@ -88,7 +88,7 @@ def _change(report: Report, fleet: Fleet, undo_after: int, progress: Progress, *
     shown = dict(report.plans)
     configs = compile_mesh(inventory)
     prepared = {*_prepare(report, fleet, inventory, progress)}
-    prepared.update(_share_keys(report, fleet, configs, progress))
+    prepared.update(share_missing(report, fleet, configs, progress))
     plan_hosts(report, configs, [name for name in shown if name not in report.failures])
     keys = known_keys(report.facts)
     for name in report.waiting:
@@ -129,28 +129,6 @@ def _prepare(report: Report, fleet: Fleet, inventory: Inventory, progress: Progr
             tools = report.facts[name].tools | set(PACKAGES)
             report.facts[name] = replace(report.facts[name], public_key=result, key_mode=0o600, tools=tools)
     return todo
-
-
-def _share_keys(report: Report, fleet: Fleet, configs: Mapping[str, HostConfig], progress: Progress) -> Collection[str]:
-    """Make and hand out preshared keys where they are missing or differ; return the hosts that got one.
-
-    Where a key is not in use yet this changes nothing; where the two ends differed, it mends what was broken.
-    """
-    chosen = [name for name in report.plans if name not in report.failures]
-    asked = settled(configs, report.facts, chosen)
-    pairs = [pair for pair in pairs_of(report.inventory, asked) if unequal(pair, report.facts) and {*pair} <= {*chosen}]
-    hosts = sorted({name for pair in pairs for name in pair})
-    if not pairs:
-        return ()
-    interface = report.inventory.mesh.interface
-    report.failures.update(share(fleet, interface, pairs))
-    looked = fleet.each(hosts, lambda remote: probe(remote, interface), on_done=telling(progress, "has preshared keys"))
-    for name, result in looked.items():
-        if isinstance(result, HostError):
-            report.failures[name] = result
-        else:
-            report.facts[name] = result
-    return hosts
 
 
 def _apply_and_confirm(

@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from isthmus.errors import HostError
 from isthmus.host_scripts import host_script
+from isthmus.model import HostConfig
+from isthmus.preshared import pairs_of, settled, unequal
 from isthmus.remote import Fleet, Remote
+from isthmus.survey import Progress, Report, probe
 
 PRESHARE_TIMEOUT_S = 30
+
+
+def share_missing(
+    report: Report, fleet: Fleet, configs: Mapping[str, HostConfig], progress: Progress
+) -> Collection[str]:
+    """Make and hand out preshared keys where they are missing or differ; fill facts and failures, return who got one.
+
+    Where a key is not in use yet this changes nothing; where the two ends differed, it mends what was broken.
+    """
+    chosen = {name for name in report.plans if name not in report.failures}
+    asked = settled(configs, report.facts, chosen)
+    pairs = [pair for pair in pairs_of(report.inventory, asked) if unequal(pair, report.facts) and {*pair} <= chosen]
+    hosts = sorted({name for pair in pairs for name in pair})
+    if not pairs:
+        return ()
+    interface = report.inventory.mesh.interface
+    report.failures.update(share(fleet, interface, pairs))
+    for name, result in fleet.each(hosts, lambda remote: probe(remote, interface)).items():
+        if isinstance(result, HostError):
+            report.failures[name] = result
+        else:
+            report.facts[name] = result
+            progress(name, "has its preshared keys")
+    return hosts
 
 
 def share(fleet: Fleet, interface: str, pairs: Collection[tuple[str, str]], owner: str = "") -> dict[str, HostError]:
