@@ -235,7 +235,7 @@ def two_runs_at_once(chaos: Chaos) -> None:
     for run in runs:
         _, stderr = run.communicate()
         assert "Traceback" not in stderr, stderr
-        chaos.say(f"exit {run.returncode}; ")
+        chaos.say(f"exit {run.returncode} at {stderr.strip().splitlines()[-1:]}; ")
 
 
 def the_mesh_is_taken_off(chaos: Chaos) -> None:
@@ -390,6 +390,18 @@ def hands_on_the_unit(chaos: Chaos) -> None:
     )
 
 
+HANDS = (hands_on_wireguard, hands_on_routes, hands_on_the_firewall, hands_on_files, hands_on_the_unit)
+
+
+def keys_are_rotated(chaos: Chaos) -> None:
+    line = "mesh.rotate-keys" + chaos.random.choice(("", f" --only {chaos.host()}"))
+    chaos.inv("mesh.up")  # what waits would be refused
+    if chaos.random.random() < 0.5:
+        chaos.inv(line)
+    else:
+        chaos.killed(line)
+
+
 def something_happens_under_a_run(chaos: Chaos) -> None:
     happens = chaos.random.choice((a_host_is_rebooted, a_link_is_cut_or_healed, a_disk_is_full_or_freed, *HANDS))
     another_mtu(chaos)
@@ -398,7 +410,6 @@ def something_happens_under_a_run(chaos: Chaos) -> None:
         happens(chaos)
 
 
-HANDS = (hands_on_wireguard, hands_on_routes, hands_on_the_firewall, hands_on_files, hands_on_the_unit)
 OPERATIONS: tuple[Callable[[Chaos], None], ...] = (
     a_leaf_leaves_or_comes_back,
     other_gateways,
@@ -410,6 +421,7 @@ OPERATIONS: tuple[Callable[[Chaos], None], ...] = (
     a_run_in_the_midst_of_it,
     two_runs_at_once,
     the_mesh_is_taken_off,
+    keys_are_rotated,
     something_happens_under_a_run,
     undo_timers_fire,
     a_host_is_rebooted,
