@@ -48,12 +48,14 @@ class Wish:
     away: set[str] = field(default_factory=set)
     mtu: int = MTUS[0]
     redis: bool = False
+    preshared: bool = False
     public: dict[str, str] = field(default_factory=lambda: {host: first for host, (first, _) in PUBLIC.items()})
 
     def text(self) -> str:
         """Return hosts.toml."""
         text = ARTICLE.replace('gateways = ["n1"]', f"gateways = [{', '.join(map(_quoted, self.gateways))}]")
-        text = text.replace("[mesh]\n", f"[mesh]\nmtu = {self.mtu}\n")
+        preshared = str(self.preshared).lower()
+        text = text.replace("[mesh]\n", f"[mesh]\nmtu = {self.mtu}\npreshared_keys = {preshared}\n")
         for host, address in self.public.items():
             text = text.replace(_quoted(PUBLIC[host][0]), _quoted(address))
         for host in self.away:
@@ -187,6 +189,12 @@ def a_resource_comes_or_goes(chaos: Chaos) -> None:
     chaos.wish.redis = not chaos.wish.redis
     chaos.wishing()
     chaos.say(f"redis {'comes' if chaos.wish.redis else 'goes'}")
+
+
+def preshared_keys_or_none(chaos: Chaos) -> None:
+    chaos.wish.preshared = not chaos.wish.preshared
+    chaos.wishing()
+    chaos.say(chaos.wish.preshared)
 
 
 def another_public_address(chaos: Chaos) -> None:
@@ -358,6 +366,7 @@ def hands_on_files(chaos: Chaos) -> None:
         (
             "rm /etc/wireguard/wg0.conf",
             "rm /etc/wireguard/wg0.key",
+            "rm -r /etc/wireguard/wg0.psk",
             "sed -i 's/^MTU = .*/MTU = 1281/' /etc/wireguard/wg0.conf",
             "sed -i '/^\\[Peer\\]/,$d' /etc/wireguard/wg0.conf",
             "sed -i 's/$/\\r/' /etc/wireguard/wg0.conf",
@@ -415,6 +424,7 @@ OPERATIONS: tuple[Callable[[Chaos], None], ...] = (
     other_gateways,
     another_mtu,
     a_resource_comes_or_goes,
+    preshared_keys_or_none,
     another_public_address,
     a_gateway_is_drained_or_undrained,
     a_run_is_killed,

@@ -8,6 +8,8 @@ comes up, as netfilter-persistent and ifupdown do.
 
 from __future__ import annotations
 
+import shlex
+
 from workstation import Admin
 
 _INSTALL = r"""
@@ -92,6 +94,8 @@ systemctl -q enable --now others wg-quick@wg9
 OURS = (
     "/etc/wireguard/wg0.conf",
     "/etc/wireguard/wg0.key",
+    "/etc/wireguard/wg0.psk",
+    "/etc/wireguard/wg0.psk/*",
     "/etc/isthmus",
     "/etc/isthmus/wg0.routes",
     "/etc/isthmus/wg0.iptables",
@@ -104,7 +108,7 @@ OURS = (
 _FOLDERS = "/etc /usr/local /var/lib/isthmus-of-another"
 _RENEWED = ("/etc/ld.so.cache",)
 """By any package that is installed."""
-_FILES = f"find {_FOLDERS} {' '.join(f'! -path {path}' for path in (*OURS, *_RENEWED))}"
+_FILES = f"find {_FOLDERS} {' '.join(f'! -path {shlex.quote(path)}' for path in (*OURS, *_RENEWED))}"
 _SECTIONS = {
     "files": rf"{_FILES} -printf '%y %m %U:%G %l %p\n'",
     "contents": f"{_FILES} -type f -exec sha256sum {{}} +",

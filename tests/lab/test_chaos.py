@@ -24,7 +24,7 @@ from isthmus.lab import HostOptions, LabOptions
 
 pytestmark = pytest.mark.lab
 
-SEED = int(os.environ.get("CHAOS_SEED", "7919"))
+SEED = int(os.environ.get("CHAOS_SEED", "73984"))
 OPERATIONS = int(os.environ.get("CHAOS_OPERATIONS", "15"))
 EACH = 10
 
