@@ -133,6 +133,8 @@ class Resource:
     site: str
     address: IPv4Address
     port: int | None = None
+    service: str | None = None
+    """`namespace/name` of the Service by which pods find it."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,13 @@ class Kubernetes:
     """Section `[kubernetes]`."""
 
     version: str
+    """A minor version such as 1.36, or an exact one."""
     pod_subnet: IPv4Network
     service_subnet: IPv4Network
+    bundle: str | None = None
+    """The folder with packages and images, as it stands in the file: relative to the file's own folder."""
+    endpoint: str = "api.isthmus.internal"
+    """The name by which every node knows the API."""
 
 
 @dataclass(frozen=True)

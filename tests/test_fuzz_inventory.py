@@ -165,7 +165,7 @@ SINGLE_VALUES = [
     ("hosts", "adress", "10.0.0.1", '"10.0.0.1"', "did you mean address?"),
     ("resources", "address", "10.0.0", '"10.0.0"', "an IPv4 address"),
     ("resources", "port", 65536, "65536", "an integer from 1 to 65535"),
-    ("resources", "service", "mysql", '"mysql"', "one of site, address or port"),
+    ("resources", "service", "mysql", '"mysql"', "a Service as namespace/name"),
     ("kubernetes", "version", 1.36, "1.36", "a Kubernetes version in quotes"),
     ("kubernetes", "pod_subnet", "8.8.0.0/16", '"8.8.0.0/16"', "a private network"),
     ("kubernetes", "service_subnet", "10.96.0.0/8", '"10.96.0.0/8"', "a network without host bits"),
@@ -346,7 +346,21 @@ def test_one_thing_made_wrong_is_refused_at_its_key(mutation: Mutation, text: st
 VOCABULARY = [
     *("mesh", "supernet", "interface", "listen_port", "mtu", "ssh", "user", "port", "sites", "subnet", "gateways"),
     *("provider", "hosts", "site", "address", "public", "roles", "taints", "labels", "resources", "kubernetes"),
-    *("version", "pod_subnet", "service_subnet", "a", "n1", "N1", "", "\x1b[2J", "\u202e", "\n"),
+    *(
+        "version",
+        "pod_subnet",
+        "service_subnet",
+        "bundle",
+        "endpoint",
+        "service",
+        "a",
+        "n1",
+        "N1",
+        "",
+        "\x1b[2J",
+        "\u202e",
+        "\n",
+    ),
 ]
 LIKELY = [
     *("172.16.0.0/12", "172.16.0.0/24", "172.16.0.1", "203.0.113.1", "0.0.0.0/0", "255.255.255.255/32", "a", "n1"),

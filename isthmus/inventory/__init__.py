@@ -20,7 +20,7 @@ from isthmus.inventory.sections import read_inventory
 from isthmus.inventory.tables import Table
 from isthmus.model import Inventory
 
-__all__ = ["load_inventory", "parse_inventory"]
+__all__ = ["load_inventory", "parse_inventory", "parse_toml"]
 
 MOST_BYTES = 8_000_000
 """Larger files are not an inventory; 10,000 hosts take less than 1 MB."""
@@ -61,7 +61,7 @@ def parse_inventory(text: str, source: str) -> Inventory:
 
     Raises InventoryError with every problem of the text. Pure.
     """
-    tables = _parse_toml(text, source)
+    tables = parse_toml(text, source)
     problems = Problems()
     inventory = read_inventory(Table((), tables, problems), source)
     if problems or inventory is None:
@@ -78,7 +78,8 @@ _SAID_PLAINLY = {
 """What tomli's messages for double keys mean to somebody who writes hosts.toml."""
 
 
-def _parse_toml(text: str, source: str) -> dict[str, object]:
+def parse_toml(text: str, source: str) -> dict[str, object]:
+    """Return the tables of a text in TOML; InventoryError, with line and column, for what is none."""
     if text.startswith("\ufeff"):
         raise _refusal(source, "line 1, column 1", "a byte order mark", "UTF-8 text without one")
     try:

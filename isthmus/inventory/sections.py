@@ -87,9 +87,12 @@ def _read_host(name: str, table: Table, defaults: Ssh, draft: Draft) -> Host | N
 def _read_resource(name: str, table: Table, draft: Draft) -> Resource | None:
     site, address = _read_place(table, draft)
     port = table.optional("port", values.port, None)
+    service = table.optional("service", values.service, None)
     table.refuse_the_rest()
     draft.resources.append(name)
-    return None if site is None or address is None else Resource(name, site, address, port)
+    if service is not None and not table.has("port"):
+        table.problems.note((*table.path, "port"), "nothing", f"a port: the Service {service} needs one")
+    return None if site is None or address is None else Resource(name, site, address, port, service)
 
 
 def _read_place(table: Table, draft: Draft) -> tuple[str | None, IPv4Address | None]:
@@ -106,7 +109,9 @@ def _read_kubernetes(table: Table, draft: Draft) -> Kubernetes | None:
     version = table.required("version", values.version, '"1.36"')
     pods = draft.pod_subnet = table.required("pod_subnet", values.pod_subnet, '"10.244.0.0/16"')
     services = draft.service_subnet = table.required("service_subnet", values.service_subnet, '"10.96.0.0/12"')
+    bundle = table.optional("bundle", values.folder, None)
+    endpoint = table.optional("endpoint", values.endpoint, Kubernetes.endpoint)
     table.refuse_the_rest()
     if version is None or pods is None or services is None:
         return None
-    return Kubernetes(version, pods, services)
+    return Kubernetes(version, pods, services, bundle, endpoint)

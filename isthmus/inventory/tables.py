@@ -25,6 +25,10 @@ class Table:
         """Return whether the file gives the key."""
         return key in self._content
 
+    def names(self) -> tuple[str, ...]:
+        """Return every key that the file gives, in its order."""
+        return tuple(self._content)
+
     def optional(self, key: str, read: Callable[[object], T], default: Default) -> T | Default:
         """Return a value; the default where it is missing or wrong."""
         self._known.append(key)

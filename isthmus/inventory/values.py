@@ -61,6 +61,7 @@ _DNS_LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DNS_NAME = re.compile(
     rf"(?=.{{1,253}}\Z)(?:{_DNS_LABEL}\.)+(?!localhost\Z)[a-z][a-z0-9-]{{0,61}}[a-z0-9]"
 )  # at least two labels, the last no number: no name without a dot is the same everywhere
+_SERVICE = re.compile(rf"{_DNS_LABEL}/[a-z](?:[a-z0-9-]{{0,61}}[a-z0-9])?")  # a Service's name is RFC 1035's
 _LABEL_KEY = re.compile(
     rf"(?:(?=[^/]{{1,253}}/){_DNS_LABEL}(?:\.{_DNS_LABEL})*/)?[A-Za-z0-9](?:[A-Za-z0-9_.-]{{0,61}}[A-Za-z0-9])?"
 )
@@ -229,6 +230,23 @@ def gateways(value: object) -> tuple[str, ...]:
 def version(value: object) -> str:
     """Read a Kubernetes version, minor or exact."""
     return _matching(value, _VERSION, 'a Kubernetes version in quotes, such as "1.36" or "1.36.2"')
+
+
+def endpoint(value: object) -> str:
+    """Read the name of the API: a DNS name of several parts, so that nobody takes it for a host's."""
+    return _matching(value, _DNS_NAME, "a DNS name in lower case with a dot, such as api.isthmus.internal")
+
+
+def service(value: object) -> str:
+    """Read `namespace/name` of a Service."""
+    return _matching(value, _SERVICE, "a Service as namespace/name, such as default/mysql")
+
+
+def folder(value: object) -> str:
+    """Read the path of a folder on the workstation."""
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise UnexpectedError('the path of a folder in quotes, such as "bundle"')
+    return value
 
 
 def roles(value: object) -> tuple[str, ...]:
