@@ -10,7 +10,7 @@ import sys
 
 from invoke import Collection
 
-from isthmus.commands import check, lab, mesh, ssh
+from isthmus.commands import check, k8s, lab, mesh, ssh
 from isthmus.commands.usage import tell_wrong_command_lines
 from isthmus.garbage import collect_rarely
 
@@ -31,4 +31,4 @@ for stream in ("stdout", "stderr"):  # one that is closed (`inv … >&-`) is Non
 if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(errors="replace")  # a terminal that knows no – gets a ?
 
-ns = Collection(mesh, check, ssh, lab)
+ns = Collection(mesh, check, k8s, ssh, lab)

@@ -7,6 +7,7 @@ are made in this module and nowhere else.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -54,6 +55,11 @@ class File:
 
     text: str
     mode: int
+
+    @property
+    def sha256(self) -> str:
+        """The sum of its bytes."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 def render_host(config: HostConfig, public_keys: Mapping[str, str], *, placeholders: bool = False) -> dict[str, File]:
@@ -145,9 +151,9 @@ def _patterns(config: HostConfig, keys: Mapping[str, str], once: _Once) -> dict[
             continue
         path = "/" + name.replace("INTERFACE", config.interface)
         patterns[path] = _Pattern(_environment().get_template(f"{name}.j2").render(values), mode)
-    patterns[PROGRAM] = _Pattern(_program_text(PROGRAM), 0o755)
+    patterns[PROGRAM] = _Pattern(static_text(PROGRAM.lstrip("/")), 0o755)
     if config.watches:
-        patterns[WATCHER] = _Pattern(_program_text(WATCHER), 0o755)
+        patterns[WATCHER] = _Pattern(static_text(WATCHER.lstrip("/")), 0o755)
     return patterns
 
 
@@ -245,6 +251,21 @@ def _words(option: str, value: object) -> list[str]:
     return ["!", option, text[1:]] if text.startswith("!") else [option, text]
 
 
+def render_text(name: str, **values: object) -> str:
+    """Return the text of a template of files/ that is none of the mesh's, by its name without `.j2`."""
+    return _environment().get_template(f"{name}.j2").render(values)
+
+
+@cache
+def static_text(name: str) -> str:
+    """Return a file of files/ that is copied as it is."""
+    path = FILES / name
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise IsthmusError(f"{path} is missing: run Isthmus from its checkout or `pip install -e` it") from None
+
+
 # --- files/ -------------------------------------------------------------------------------------------------------
 
 
@@ -265,12 +286,3 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-
-
-@cache
-def _program_text(program: str) -> str:
-    path = FILES / program.lstrip("/")
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise IsthmusError(f"{path} is missing: run Isthmus from its checkout or `pip install -e` it") from None

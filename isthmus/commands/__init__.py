@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from isthmus.commands.check import check
+from isthmus.commands.k8s import k8s
 from isthmus.commands.lab import lab
 from isthmus.commands.mesh import mesh
 from isthmus.commands.ssh import ssh
 
-__all__ = ["check", "lab", "mesh", "ssh"]
+__all__ = ["check", "k8s", "lab", "mesh", "ssh"]

@@ -199,6 +199,27 @@ def _network(flag: str, text: str) -> IPv4Network:
         raise UsageError(f"--{flag}: found {found}, expected a network such as 198.51.100.7/32") from None
 
 
+@task(help={**FILE, **JSON, **DEBUG})
+@command
+def pods(c: Any, file: str | None = None, json: bool = False, debug: bool = False) -> int:
+    """Have a pod on every node ask one on every other, in packets as large as can be, and the cluster's DNS."""
+    from isthmus.cluster.pods import check_pods
+    from isthmus.progress import shown_progress
+    from isthmus.report import pods_json, pods_table
+
+    inventory = read_inventory(file)
+    with open_fleet(c, inventory, debug) as fleet, shown_progress("asking", plain=False) as progress:
+        report = check_pods(inventory, fleet, progress)
+    if json:
+        print_json(pods_json(report))
+    else:
+        console().print(pods_table(report))
+        for pair in report.broken:
+            print(f"a pod on {pair.source} does not reach {pair.destination}: {pair.fault}")
+    say_failures(report.failures)
+    return FAILED if report.broken or report.failures else OK
+
+
 def _print_rules(inventory: Inventory, chosen: list[str] | None, form: str, workstation: IPv4Network) -> int:
     from isthmus.ports import port_rules
     from isthmus.report import FORMATS, rules_json, rules_table, security_groups
@@ -216,5 +237,5 @@ def _print_rules(inventory: Inventory, chosen: list[str] | None, form: str, work
 
 
 check = Collection("check")
-for item in (ping, path, mtu, ports, all_checks):
+for item in (ping, path, mtu, ports, pods, all_checks):
     check.add_task(item)

@@ -4,6 +4,15 @@ Plain text needs no library, so that a run with nothing to do starts fast; table
 """
 
 from isthmus.report.checkup import checkup_json, checkup_junit, checkup_text
+from isthmus.report.cluster import (
+    cluster_json,
+    cluster_table,
+    cluster_text,
+    days_left,
+    pods_json,
+    pods_table,
+    times_text,
+)
 from isthmus.report.failures import failures_json, failures_text
 from isthmus.report.host_keys import trust_json, trust_text
 from isthmus.report.lab import lab_json, lab_table, sent_json, sent_text
@@ -27,9 +36,13 @@ __all__ = [
     "checkup_junit",
     "checkup_text",
     "closed_line",
+    "cluster_json",
+    "cluster_table",
+    "cluster_text",
     "coloured_diff",
     "counted",
     "data_size",
+    "days_left",
     "failures_json",
     "failures_text",
     "lab_json",
@@ -43,6 +56,8 @@ __all__ = [
     "ping_table",
     "plan_json",
     "plan_text",
+    "pods_json",
+    "pods_table",
     "ports_json",
     "ports_table",
     "prune_json",
@@ -54,6 +69,7 @@ __all__ = [
     "sent_text",
     "status_json",
     "status_table",
+    "times_text",
     "trust_json",
     "trust_text",
 ]

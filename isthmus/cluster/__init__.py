@@ -1,0 +1,9 @@
+"""Kubernetes on the hosts: looks, carries out what isthmus.kubernetes plans, and asks the running cluster.
+
+survey.py     observe -> states -> plan. Changes nothing
+delivery.py   the bundle: checked here, sent once to each site, handed on inside it
+bootstrap.py  carries out a plan, phase by phase
+marking.py    labels and taints of nodes that exist
+leaving.py    takes hosts out of the cluster
+pods.py       asks pods whether they reach each other
+"""

@@ -1,0 +1,9 @@
+"""Kubernetes on the mesh, as far as it is data: what is asked for, what was found, what is left to do. Pure.
+
+cluster.py    Inventory -> Cluster: its nodes, taints and labels, or every problem at once
+bundle.py     bundle.toml -> Bundle: packages and images, with their sums
+configs.py    Cluster -> kubeadm's, containerd's and flannel's files
+facts.py      what k8s-probe.sh prints -> NodeFacts
+state.py      NodeFacts -> the state of a host: clean, ready, half-joined, of another cluster
+plan.py       (wanted, found) -> steps: title, what is left of it
+"""

@@ -1,0 +1,310 @@
+"""(wanted, found) -> what is left to do on each host, as steps one can read: title, what is missing, who does it.
+
+A step whose `missing` is empty is done. A second run finds nothing missing anywhere, and so does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from isthmus.kubernetes.bundle import OF_KUBERNETES, Bundle, Deb, Image
+from isthmus.kubernetes.cluster import Cluster, Node, Taint
+from isthmus.kubernetes.configs import host_files, manifests, sum_of
+from isthmus.kubernetes.facts import ApiFacts, NodeFacts, NodeObject
+from isthmus.kubernetes.state import CLEANED, JOINED, Found, State, states
+from isthmus.render import File
+
+SYSTEMS = ("debian 11", "debian 12", "debian 13")
+OTHER_RUNTIMES = ("containerd", "docker.io", "cri-o")
+"""Packages that containerd.io would push off a host, with whatever runs in them."""
+SYSCTLS = ("net.ipv4.ip_forward", "net.bridge.bridge-nf-call-iptables")
+
+
+class Do(Enum):
+    """Who does a step; the phases of a bootstrap, in its order."""
+
+    CLEAN_UP = "clean up"
+    PREPARE = "prepare"
+    INITIALISE = "initialise"
+    APPLY = "apply"
+    JOIN = "join"
+    MARK = "label and taint"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What one host is to be."""
+
+    cluster: Cluster
+    node: Node
+    bundle: Bundle
+    files: Mapping[str, File]
+    manifests: Mapping[str, str]
+    """On the control plane: every manifest of ours."""
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The images this host needs."""
+        return tuple(image for image in self.bundle.images if self.node.control_plane or image.needed_everywhere)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of every host: its title, who does it, and a function that says what of it is missing."""
+
+    title: str
+    do: Do
+    missing: Callable[[Wanted, NodeFacts, Found], Iterator[str]]
+
+
+@dataclass(frozen=True)
+class Todo:
+    """A step that is not done on a host, and what is missing."""
+
+    title: str
+    do: Do
+    missing: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.title}: {', '.join(self.missing)}"
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """What is left to do on one host; where something stands `against` it, nothing is done."""
+
+    host: str
+    found: Found
+    todo: tuple[Todo, ...]
+    against: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.todo)
+
+    def has(self, *dos: Do) -> bool:
+        """Return whether something is left for one of these phases."""
+        return any(todo.do in dos for todo in self.todo)
+
+
+# --- the steps ----------------------------------------------------------------------------------------------------
+
+
+def missing_debs(wanted: Wanted, facts: NodeFacts) -> tuple[Deb, ...]:
+    """Return the packages that are not installed in the bundle's version."""
+    installed = {name: package.version for name, package in facts.packages.items()}
+    return tuple(deb for deb in wanted.bundle.debs if installed.get(deb.package) != deb.version)
+
+
+def missing_images(wanted: Wanted, facts: NodeFacts) -> tuple[Image, ...]:
+    """Return the images that containerd does not have."""
+    return tuple(image for image in wanted.images if not set(image.references) <= facts.images)
+
+
+def differing_files(wanted: Wanted, facts: NodeFacts) -> tuple[str, ...]:
+    """Return the paths where another file is than should be."""
+    return tuple(
+        path
+        for path, file in wanted.files.items()
+        if path not in facts.files or (facts.files[path].sha256, facts.files[path].mode) != (file.sha256, file.mode)
+    )
+
+
+def _packages(wanted: Wanted, facts: NodeFacts, _: Found) -> Iterator[str]:
+    missing = missing_debs(wanted, facts)
+    yield from (f"{deb.package} {deb.version}" for deb in missing)
+    for deb in wanted.bundle.debs:
+        if deb not in missing and not facts.packages[deb.package].held:
+            yield f"hold {deb.package}"
+
+
+def _files(wanted: Wanted, facts: NodeFacts, _: Found) -> Iterator[str]:
+    yield from differing_files(wanted, facts)
+
+
+def _endpoint(wanted: Wanted, facts: NodeFacts, _: Found) -> Iterator[str]:
+    address = wanted.cluster.control_plane.address
+    if facts.endpoint != (str(address),):
+        yield f"{wanted.cluster.endpoint} = {address}"
+
+
+def _kernel(_wanted: Wanted, facts: NodeFacts, _: Found) -> Iterator[str]:
+    yield from sorted({"overlay", "br_netfilter"} - facts.kernel)
+    yield from (f"{name} = 1" for name in SYSCTLS if facts.sysctls.get(name) != "1")
+
+
+def _services(_wanted: Wanted, facts: NodeFacts, _: Found) -> Iterator[str]:
+    active, enabled = facts.units.get("containerd", ("", ""))
+    if active != "active":
+        yield "start containerd"
+    if enabled != "enabled":
+        yield "enable containerd"
+    if facts.units.get("kubelet", ("", ""))[1] != "enabled":
+        yield "enable kubelet"
+
+
+def _images(wanted: Wanted, facts: NodeFacts, _: Found) -> Iterator[str]:
+    yield from (image.references[0] for image in missing_images(wanted, facts))
+
+
+def _leftovers(_wanted: Wanted, _facts: NodeFacts, found: Found) -> Iterator[str]:
+    if found.state in CLEANED or found.state in (State.STALE, State.FOREIGN):  # FOREIGN: only where it is forced
+        yield found.evidence
+
+
+def _membership(wanted: Wanted, _facts: NodeFacts, found: Found) -> Iterator[str]:
+    if found.state not in (*JOINED, State.SILENT):
+        yield "kubeadm init" if wanted.node.control_plane else "kubeadm join"
+
+
+PREPARATION = (
+    Step("packages", Do.PREPARE, _packages),
+    Step("files", Do.PREPARE, _files),
+    Step("the API's name", Do.PREPARE, _endpoint),
+    Step("kernel", Do.PREPARE, _kernel),
+    Step("services", Do.PREPARE, _services),
+    Step("images", Do.PREPARE, _images),
+)
+LEFTOVERS = Step("clean up", Do.CLEAN_UP, _leftovers)
+INITIALISE = Step("initialise", Do.INITIALISE, _membership)
+JOIN = Step("join", Do.JOIN, _membership)
+
+
+# --- labels and taints --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How a Node's labels and taints differ from hosts.toml's. What others have set is no difference."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """To be set."""
+    taints: tuple[Taint, ...] = ()
+    """To be set."""
+    lost_labels: tuple[str, ...] = ()
+    """Keys to be taken off: ours, and no longer in hosts.toml."""
+    lost_taints: tuple[str, ...] = ()
+    """`key:effect` to be taken off."""
+    remembered: str | None = None
+    """What the Node is to remember as set by us; None where it does already."""
+
+    def __bool__(self) -> bool:
+        return bool(self.labels or self.taints or self.lost_labels or self.lost_taints or self.remembered is not None)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (f"label {key}={value}" for key, value in self.labels.items())
+        yield from (f"taint {taint}" for taint in self.taints)
+        yield from (f"no label {key}" for key in self.lost_labels)
+        yield from (f"no taint {name}" for name in self.lost_taints)
+        if self.remembered is not None and not (self.labels or self.taints or self.lost_labels or self.lost_taints):
+            yield "remember what is ours"
+
+    def commands(self, name: str) -> tuple[tuple[str, ...], ...]:
+        """Return the words of the kubectl commands that end the difference."""
+        labels = [*(f"{key}={value}" for key, value in self.labels.items()), *(f"{key}-" for key in self.lost_labels)]
+        taints = [*map(str, self.taints), *(f"{one}-" for one in self.lost_taints)]
+        commands = []
+        if labels:
+            commands.append(("label", "node", name, *labels, "--overwrite"))
+        if taints:
+            commands.append(("taint", "node", name, *taints, "--overwrite"))
+        if self.remembered is not None:
+            from isthmus.kubernetes.facts import SET_BY_US
+
+            commands.append(("annotate", "node", name, f"{SET_BY_US}={self.remembered}", "--overwrite"))
+        return tuple(commands)
+
+
+def drift(node: Node, found: NodeObject) -> Drift:
+    """Return how a Node differs from what hosts.toml says of it."""
+    ours = {*node.labels, *(taint.name for taint in node.taints)}
+    gone = found.set_by_us - ours
+    there = {taint.name for taint in found.taints}
+    return Drift(
+        labels={key: value for key, value in node.labels.items() if found.labels.get(key) != value},
+        taints=tuple(taint for taint in node.taints if taint not in found.taints),
+        lost_labels=tuple(sorted(key for key in gone if key in found.labels)),
+        lost_taints=tuple(sorted(name for name in gone if name in there)),
+        remembered=None if found.set_by_us == ours else " ".join(sorted(ours)),
+    )
+
+
+# --- the plan -----------------------------------------------------------------------------------------------------
+
+
+def wanted_of(cluster: Cluster, bundle: Bundle) -> dict[str, Wanted]:
+    """Return what every host is to be."""
+    files = host_files(cluster, bundle)
+    applied = manifests(cluster, bundle)
+    return {
+        name: Wanted(cluster, node, bundle, files, applied if node.control_plane else {})
+        for name, node in cluster.nodes.items()
+    }
+
+
+def plan_nodes(
+    cluster: Cluster, bundle: Bundle, facts: Mapping[str, NodeFacts], forced: Collection[str] = ()
+) -> dict[str, NodePlan]:
+    """Return the plan of every host that was looked at; `forced` are taken out of whatever cluster they are in."""
+    wanted = wanted_of(cluster, bundle)
+    plane = facts.get(cluster.control_plane.name)
+    api = plane.api if plane else None
+    return {
+        name: _plan(wanted[name], facts[name], found, api, forced=name in forced)
+        for name, found in states(cluster, facts).items()
+    }
+
+
+def _plan(wanted: Wanted, facts: NodeFacts, found: Found, api: ApiFacts | None, *, forced: bool) -> NodePlan:
+    against = tuple(objections(wanted, facts, found, forced=forced))
+    if against:
+        return NodePlan(facts.host, found, (), against)
+    node = wanted.node
+    steps = [LEFTOVERS, *PREPARATION, INITIALISE if node.control_plane else JOIN]
+    todo = [
+        Todo(step.title, step.do, missing) for step in steps if (missing := tuple(step.missing(wanted, facts, found)))
+    ]
+    todo += _cluster_todo(wanted, found, api)
+    return NodePlan(facts.host, found, tuple(todo))
+
+
+def _cluster_todo(wanted: Wanted, found: Found, api: ApiFacts | None) -> Iterator[Todo]:
+    node = wanted.node
+    if node.control_plane:
+        there = api.manifests if api else {}
+        missing = tuple(name for name, text in wanted.manifests.items() if there.get(name) != sum_of(text))
+        surplus = tuple(f"no {name}" for name in there if name not in wanted.manifests)
+        if missing or surplus:
+            yield Todo("apply", Do.APPLY, (*missing, *surplus))
+    known = api.nodes.get(node.name) if api and found.state in JOINED else None
+    if known is None:
+        yield Todo(
+            "label and taint",
+            Do.MARK,
+            (*(f"label {k}={v}" for k, v in node.labels.items()), *(f"taint {taint}" for taint in node.taints)),
+        )
+    elif differing := tuple(drift(node, known)):
+        yield Todo("label and taint", Do.MARK, differing)
+
+
+def objections(wanted: Wanted, facts: NodeFacts, found: Found, *, forced: bool = False) -> Iterator[str]:
+    """Return why nothing can be done on a host."""
+    if facts.system not in SYSTEMS:
+        yield f"runs {facts.system or 'an unknown system'}, expected one of {', '.join(SYSTEMS)}"
+    address = wanted.node.address
+    if address not in facts.addresses:
+        yield f"the mesh is not up: {wanted.cluster.interface} has no address {address}; run `inv mesh.up` first"
+    for package in OTHER_RUNTIMES:
+        if package in facts.packages:
+            yield f"has the package {package}, which containerd.io would replace: remove it first"
+    if found.state is State.FOREIGN and not forced:
+        yield f"of another cluster: {found.evidence}; it is left alone without --force-reset {facts.host}"
+    if found.state is State.SILENT:
+        yield found.evidence
+    if found.state in JOINED:
+        for package in OF_KUBERNETES:
+            there = facts.packages.get(package)
+            if there and not there.version.startswith(f"{wanted.bundle.kubernetes}-"):
+                what = f"{package} {there.version}, the bundle has {wanted.bundle.kubernetes}"
+                yield f"runs {what}: upgrades are not supported yet"
