@@ -16,6 +16,8 @@ CUT_OFF = 97
 """Status when less than the whole script arrived."""
 GRACE_S = 2.0
 """The host ends the script at its deadline; we wait so much longer for its word before we hang up."""
+BLOCK = 1 << 18
+"""Bytes handed to the channel at a time."""
 KILL_AFTER_S = 5
 """SIGTERM first, SIGKILL so much later."""
 
@@ -97,7 +99,10 @@ def run(channel: Any, script: str, *, user: str, timeout: float, stdin: bytes, p
         channel.exec_command(command(len(payload), timeout, elevation(user, password)))
         readers = (out, err) = _Reader(channel.recv, changed), _Reader(channel.recv_stderr, changed)
         if user == "root" or password is None or _give_password(channel, out, err, changed, password):
-            channel.sendall(payload + stdin)
+            channel.sendall(payload)
+            # Not all at once: sendall() copies all that is left for every packet of 32 kB.
+            for start in range(0, len(stdin), BLOCK):
+                channel.sendall(stdin[start : start + BLOCK])
         channel.shutdown_write()
     except (SSHException, OSError, EOFError):
         pass  # the host has hung up: what it said, and its status, tell why
