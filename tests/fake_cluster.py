@@ -111,6 +111,7 @@ class FakeNode:
         self.system = "debian 12"
         self.mesh_up = True
         self.disk_mb = 50_000
+        self.nameservers = 1
         self.packages: dict[str, str] = {}
         self.held: set[str] = set()
         self.files: dict[str, tuple[str, int]] = {}
@@ -185,7 +186,8 @@ class FakeNode:
 
     def _probe(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
         lines = ["@@ system", self.system, "@@ machine", "cgroup cgroup2fs", "cpus 2", "memory 4000"]
-        lines += [f"disk {self.disk_mb}", "clock 1795416825", f"id {_sum(self.name)[:32]}", "@@ addresses"]
+        lines += [f"disk {self.disk_mb}", "clock 1795416825", f"id {_sum(self.name)[:32]}"]
+        lines += [f"nameservers {self.nameservers}", "@@ addresses"]
         lines += [f"{self.address}/32"] if self.mesh_up else []
         lines.append("@@ packages")
         lines += [

@@ -384,6 +384,7 @@ def test_what_was_taken_off_by_hand_is_put_back(site: Site) -> None:
         ({"mesh_up": False}, "the mesh is not up: wg0 has no address 172.16.0.2; run `inv mesh.up` first"),
         ({"system": "ubuntu 24.04"}, "runs ubuntu 24.04, expected one of debian 11, debian 12, debian 13"),
         ({"packages": {"docker.io": "20.10"}}, "has the package docker.io, which containerd.io would replace"),
+        ({"nameservers": 0}, "has no name server in /etc/resolv.conf that is not itself"),
         ({"unreachable": "no answer within 20 s"}, "no answer within 20 s"),
         ({"disk_mb": 499}, "499 MB free below /var/lib, expected 500"),
         ({"refuses": {"k8s-prepare": "E: dpkg was interrupted"}}, "E: dpkg was interrupted"),

@@ -60,8 +60,8 @@ def test_the_articles_cluster() -> None:
         (
             [('public  = "203.0.113.2" ', 'roles = ["control-plane"]\npublic  = "203.0.113.2" ')],
             (
-                "hosts: found 2 control planes (n1, n2), expected one, or an odd number: of an even one neither half can go on"
-                " alone"
+                "hosts: found 2 control planes (n1, n2), expected one, or an odd number: of an even one"
+                " neither half can go on alone"
             ),
         ),
         (

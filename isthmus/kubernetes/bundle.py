@@ -89,7 +89,8 @@ def parse_bundle(text: str, source: str, cluster: Cluster) -> Bundle:
     top = Table((), tables, problems)
     head = top.table("bundle", needed=True)
     head.required("format", _format, str(FORMAT))
-    head.optional("architecture", _word, None)
+    for told in ("architecture", "runc", "cni", "cri_tools", "etcd", "coredns", "pause"):  # for people
+        head.optional(told, _word, None)
     kubernetes = head.required("kubernetes", _exact, '"1.36.2"')
     containerd = head.required("containerd", _exact, '"2.2.7"')
     flannel = head.required("flannel", _exact, '"0.28.9"')

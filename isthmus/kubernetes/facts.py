@@ -82,6 +82,8 @@ class NodeFacts:
     """Free below /var/lib."""
     clock: int
     machine_id: str
+    nameservers: int
+    """That others than the host itself serve."""
     addresses: tuple[IPv4Address, ...]
     """Of the mesh interface."""
     packages: Mapping[str, Package]
@@ -139,6 +141,7 @@ def parse_probe(host: str, text: str) -> NodeFacts:
         disk_mb=_number(machine.get("disk")),
         clock=_number(machine.get("clock")),
         machine_id=machine.get("id", ""),
+        nameservers=_number(machine.get("nameservers")),
         addresses=tuple(IPv4Interface(line).ip for line in sections["addresses"]),
         packages=dict(_packages(sections["packages"])),
         files=dict(_files(sections["files"])),

@@ -295,6 +295,8 @@ def objections(wanted: Wanted, facts: NodeFacts, found: Found, *, forced: bool =
     address = wanted.node.address
     if address not in facts.addresses:
         yield f"the mesh is not up: {wanted.cluster.interface} has no address {address}; run `inv mesh.up` first"
+    if not facts.nameservers:
+        yield "has no name server in /etc/resolv.conf that is not itself: the cluster's DNS would not start here"
     for package in OTHER_RUNTIMES:
         if package in facts.packages:
             yield f"has the package {package}, which containerd.io would replace: remove it first"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from isthmus.lab import machine
+from isthmus.lab import cgroups, kubernetes, machine
 from isthmus.lab.options import HostOptions
 from isthmus.model import Host
 
@@ -95,6 +95,8 @@ def files(host: Host, options: HostOptions, layers: Sequence[Path], admin_key: s
         found["usr/local/sbin/lab-docker"] = File(_DOCKER, 0o755)
         found["etc/systemd/system/lab-docker.service"] = File(_DOCKER_UNIT)
         found["etc/systemd/system/multi-user.target.wants/lab-docker.service"] = File(link="../lab-docker.service")
+    if options.kubernetes:
+        found |= {path: File(text, mode) for path, (text, mode) in kubernetes.files(cgroup_v1=cgroups.has_v1()).items()}
     return found
 
 

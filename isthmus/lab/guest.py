@@ -62,11 +62,14 @@ class Guest:
         """Forget what the host, which is off, has on its disk."""
         shutil.rmtree(self._disk, ignore_errors=True)
 
-    def configure(self, port: Port, layers: Sequence[Path], *, unified: bool) -> None:
+    def configure(self, port: Port, layers: Sequence[Path], *, unified: bool, containers: bool) -> None:
         """Decide what the host, which is off, will be switched on with: this NIC, these layers below its disk.
 
-        `unified` gives it cgroup v2 alone on a machine that also has v1.
+        `unified` gives it cgroup v2 alone on a machine that also has v1; with `containers` it may run some of its own.
         """
+        data = self._disk / "containers"
+        if containers:
+            data.mkdir(parents=True, exist_ok=True)
         (self._run / "root").mkdir(parents=True, exist_ok=True)
         settings = {
             "MACHINE": f"{self._lab}.{self.name}",
@@ -75,6 +78,7 @@ class Guest:
             "LOWER": ":".join(map(str, layers)),
             "DISK": str(self._disk),
             "UNIFIED": "1" if unified else "",
+            "CONTAINERS": str(data) if containers else "",
         }
         text = "".join(f"{key}={shlex.quote(value)}\n" for key, value in settings.items())
         (self._run / "settings").write_text(text, encoding="utf-8")

@@ -34,7 +34,19 @@ _INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
 _INOTIFY_INSTANCES = 4096
 """All of root's processes share the kernel's usual 128, and each systemd takes about ten of them."""
 
-_MODULES = ("overlay", "bridge", "veth", "tun", "wireguard", "nf_tables", "nft_ct", "nft_nat", "nft_compat")
+_MODULES = (
+    "overlay",
+    "bridge",
+    "veth",
+    "tun",
+    "wireguard",
+    "nf_tables",
+    "nft_ct",
+    "nft_nat",
+    "nft_compat",
+    "br_netfilter",
+    "vxlan",
+)
 """Kernel modules the lab and its hosts use. Those a kernel has built in, or does not have, are passed over."""
 
 

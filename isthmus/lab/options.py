@@ -37,6 +37,8 @@ class HostOptions:
     """What Docker leaves on a host, after reboots too: docker0 with 172.17.0.1/16, its chains, FORWARD policy DROP."""
     packages: bool = False
     """wireguard-tools, iptables and iputils-ping are already installed."""
+    kubernetes: bool = False
+    """The host can carry Kubernetes: see lab/kubernetes.py."""
     sudo_password: str | None = None
     """For a login user other than root: the password sudo asks for; None is NOPASSWD."""
     open_ports: tuple[str, ...] = ()

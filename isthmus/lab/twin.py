@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from isthmus.errors import LabError
-from isthmus.lab import admin, cgroups, cloud, disk, image, machine, stale
+from isthmus.lab import admin, cgroups, cloud, disk, image, kubernetes, machine, stale
 from isthmus.lab.cloud import Client, Traffic
 from isthmus.lab.guest import Guest
 from isthmus.lab.layout import Layout, Names, with_addresses
@@ -86,6 +86,8 @@ class Lab:
         """
         machine.check_machine()
         machine.prepare_kernel()
+        if any(self._options(name).kubernetes for name in self.inventory.hosts):
+            kubernetes.prepare_machine()
         steps = Steps(progress, 2 + len(self.inventory.hosts))
         layers = self._images(steps)
         steps.done("images are there")
@@ -273,7 +275,8 @@ class Lab:
         if not whole:
             guest.make_disk(stamp, files, layers)
         # systemd of Debian 13 no longer starts on cgroup v1
-        guest.configure(port, layers, unified=options.suite == "trixie" and cgroups.has_v1())
+        unified = options.suite == "trixie" and cgroups.has_v1()
+        guest.configure(port, layers, unified=unified, containers=options.kubernetes)
         guest.switch_on()
 
     def _stop(self, name: str, hard: bool) -> None:

@@ -6,7 +6,7 @@ set -eu
 folder=$1
 shift
 cgroups=$*
-. "$folder/settings" # MACHINE HOST NAMESPACE LOWER DISK UNIFIED
+. "$folder/settings" # MACHINE HOST NAMESPACE LOWER DISK UNIFIED CONTAINERS
 
 enter() { # put this process into a cgroup below the host's own, in every hierarchy
   for base in $cgroups; do
@@ -30,12 +30,19 @@ while [ "$status" = 133 ]; do
     exec unshare --mount --propagation slave sh -eu -c '
       mount -t overlay overlay -o "lowerdir=$2,upperdir=$3/upper,workdir=$3/work,volatile" "$1/root"
       tun=; [ ! -e /dev/net/tun ] || tun=--bind=/dev/net/tun
+      # A host with containers: runc makes keyrings, the kubelet reads /dev/kmsg, containerd cannot work on an overlay,
+      # and its cgroups must be its own to write: lab-init sees to it and then becomes systemd.
+      with=--boot init=
+      if [ -n "$8" ]; then
+        with="--system-call-filter=@keyring --system-call-filter=bpf --kill-signal=SIGRTMIN+3 --bind=/dev/kmsg"
+        with="$with --bind=$8:/var/lib/containerd" init=/usr/local/sbin/lab-init
+      fi
       export SYSTEMD_NSPAWN_API_VFS_WRITABLE=network SYSTEMD_NSPAWN_LOCK=0
       [ -z "$7" ] || export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY="$7"
       exec systemd-nspawn --quiet --settings=no --register=no --keep-unit --machine="$4" --hostname="$5" \
         --network-namespace-path="/run/netns/$6" --capability=all $tun \
-        --link-journal=no --resolv-conf=off --timezone=off --boot --directory="$1/root"
-    ' sh "$folder" "$LOWER" "$DISK" "$MACHINE" "$HOST" "$NAMESPACE" "$UNIFIED"
+        --link-journal=no --resolv-conf=off --timezone=off $with --directory="$1/root" $init
+    ' sh "$folder" "$LOWER" "$DISK" "$MACHINE" "$HOST" "$NAMESPACE" "$UNIFIED" "$CONTAINERS"
   ) || status=$?
 done
 exit "$status"
