@@ -330,7 +330,7 @@ class FakeNode:
             return ""
         for kind in ("InitConfiguration", "ClusterConfiguration", "KubeletConfiguration", "KubeProxyConfiguration"):
             assert f"kind: {kind}\n" in config, kind
-        assert f"advertiseAddress: {self.address}\n" in config
+        assert f'advertiseAddress: "{self.address}"\n' in config
         self._preflight()
         self.unfinished = "init"
         self._point("init:begun")
@@ -347,7 +347,7 @@ class FakeNode:
         return ""
 
     def _register(self, kube: Kube, config: str) -> None:
-        name = re.search(r"^  name: (\S+)$", config, re.MULTILINE)
+        name = re.search(r'^  name: "(\S+)"$', config, re.MULTILINE)
         assert name is not None
         assert name[1] == self.name
         taints = re.findall(r'  - key: "(\S+)"\n(?:    value: "(\S*)"\n)?    effect: (\S+)\n', config)
@@ -364,7 +364,7 @@ class FakeNode:
         plane = next(host for host in self.fleet.hosts.values() if host.kube)
         kube = plane.kube
         assert kube is not None
-        token = re.search(r"^    token: (\S+)$", config, re.MULTILINE)
+        token = re.search(r'^    token: "(\S+)"$', config, re.MULTILINE)
         assert token is not None
         self._preflight()
         self.unfinished = "join"
@@ -441,8 +441,8 @@ class FakeNode:
         self._point("apply:begun")
         for document in text.split("---\n"):
             kind = re.search(r"^kind: (\S+)$", document, re.MULTILINE)
-            name = re.search(r"^  name: (\S+)$", document, re.MULTILINE)
-            namespace = re.search(r"^  namespace: (\S+)$", document, re.MULTILINE)
+            name = re.search(r'^  name: "?([^"\s]+)"?$', document, re.MULTILINE)
+            namespace = re.search(r'^  namespace: "?([^"\s]+)"?$', document, re.MULTILINE)
             digest = re.search(r'isthmus.internal/sha256: "(\w+)"', document)
             assert kind is not None
             assert name is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import fabric
 import pytest
-from paramiko import PKey
+from paramiko import Channel, PKey
 from sshd import Bench, Sshd, free_port, inventory_of, make_key, needs_sshd
 
 from isthmus.errors import CommandError, HostError, HostKeyError, IsthmusError, UnreachableError
@@ -94,6 +95,21 @@ def test_megabytes_pass_in_both_directions_and_on_both_streams(fleet: Fleet) -> 
     script = "head -c 5000000 /dev/zero >&2 & head -c 5000000 /dev/zero | tr '\\0' x; wait; wc -c"
     output = run(fleet, script, stdin=b"y" * 5_000_000)
     assert output == "x" * 5_000_000 + "5000000\n"
+
+
+def test_a_large_stdin_is_handed_over_in_blocks(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paramiko copies what is left of a block for every packet of it: a bundle in one would take minutes."""
+    sizes: list[int] = []
+    real = Channel.sendall
+
+    def sendall(channel: Channel, data: bytes) -> None:
+        sizes.append(len(data))
+        real(channel, data)
+
+    monkeypatch.setattr(Channel, "sendall", sendall)
+    content = bytes(range(256)) * 20_000
+    assert run(fleet, "sha256sum | cut -c 1-64", stdin=content) == f"{hashlib.sha256(content).hexdigest()}\n"
+    assert max(sizes) <= shell.BLOCK < len(content)
 
 
 def test_output_that_is_not_text_is_replaced(fleet: Fleet) -> None:

@@ -74,7 +74,7 @@ def bootstrap(
     wrong sum. Hosts that failed are in the report's failures.
     """
     began = time.monotonic()
-    report, bundle = survey(inventory, fleet, only, forced, progress)
+    report, bundle = survey(inventory, fleet, only, forced)
     _await_api(report, bundle, fleet, only, forced, progress)
     report.times.append(("look at the hosts", time.monotonic() - began))
     plane = report.cluster.control_plane.name

@@ -290,16 +290,7 @@ def _cluster_todo(wanted: Wanted, found: Found, api: ApiFacts | None) -> Iterato
 
 def objections(wanted: Wanted, facts: NodeFacts, found: Found, *, forced: bool = False) -> Iterator[str]:
     """Return why nothing can be done on a host."""
-    if facts.system not in SYSTEMS:
-        yield f"runs {facts.system or 'an unknown system'}, expected one of {', '.join(SYSTEMS)}"
-    address = wanted.node.address
-    if address not in facts.addresses:
-        yield f"the mesh is not up: {wanted.cluster.interface} has no address {address}; run `inv mesh.up` first"
-    if not facts.nameservers:
-        yield "has no name server in /etc/resolv.conf that is not itself: the cluster's DNS would not start here"
-    for package in OTHER_RUNTIMES:
-        if package in facts.packages:
-            yield f"has the package {package}, which containerd.io would replace: remove it first"
+    yield from _against_host(wanted, facts)
     if found.state is State.FOREIGN and not forced:
         yield f"of another cluster: {found.evidence}; it is left alone without --force-reset {facts.host}"
     if found.state is State.SILENT:
@@ -310,3 +301,16 @@ def objections(wanted: Wanted, facts: NodeFacts, found: Found, *, forced: bool =
             if there and not there.version.startswith(f"{wanted.bundle.kubernetes}-"):
                 what = f"{package} {there.version}, the bundle has {wanted.bundle.kubernetes}"
                 yield f"runs {what}: upgrades are not supported yet"
+
+
+def _against_host(wanted: Wanted, facts: NodeFacts) -> Iterator[str]:
+    if facts.system not in SYSTEMS:
+        yield f"runs {facts.system or 'an unknown system'}, expected one of {', '.join(SYSTEMS)}"
+    address = wanted.node.address
+    if address not in facts.addresses:
+        yield f"the mesh is not up: {wanted.cluster.interface} has no address {address}; run `inv mesh.up` first"
+    if not facts.nameservers:
+        yield "has no name server in /etc/resolv.conf that is not itself: the cluster's DNS would not start here"
+    for package in OTHER_RUNTIMES:
+        if package in facts.packages:
+            yield f"has the package {package}, which containerd.io would replace: remove it first"

@@ -79,7 +79,9 @@ def cluster_table(report: ClusterReport) -> Table:
     nodes = nodes_of(report.facts, report.cluster)
     for name in dict.fromkeys([*report.cluster.nodes, *nodes]):
         plan, node, wanted = report.plans.get(name), nodes.get(name), report.cluster.nodes.get(name)
-        state = plan.found.state.value if plan else "?" if name in report.cluster.nodes else "not in hosts.toml"
+        state = "?" if name in report.cluster.nodes else "not in hosts.toml"
+        if plan is not None:
+            state = plan.found.state.value
         if node is None:
             table.add_row(name, state)
             continue

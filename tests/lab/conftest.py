@@ -66,6 +66,15 @@ class Labs:
             take_down(name)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a bundle where there is none, each test by its name."""
+    if os.environ.get("ISTHMUS_BUNDLE"):
+        return
+    for item in items:
+        if item.get_closest_marker("bundle"):
+            item.add_marker(pytest.mark.skip(reason=f"{item.name}: ISTHMUS_BUNDLE names no Kubernetes bundle"))
+
+
 @pytest.fixture(scope="session")
 def article() -> Inventory:
     """The article's cluster: n1, n2 and n3 in Nanjing, s1 and mysql in Shanghai."""

@@ -67,12 +67,18 @@ class Admin:
         return ["inv", *shlex.split(line), "-f", str(file or self.file)]
 
     def inv(
-        self, line: str, file: Path | None = None, *, code: int | None = None, env: Mapping[str, str] | None = None
+        self,
+        line: str,
+        file: Path | None = None,
+        *,
+        code: int | None = None,
+        env: Mapping[str, str] | None = None,
+        patience: float = PATIENCE_S,
     ) -> subprocess.CompletedProcess[str]:
-        """Run it on the workstation; `code` is what it must end with, if given."""
+        """Run it on the workstation, for `patience` seconds; `code` is what it must end with, if given."""
         environment = {**os.environ, **(env or {})}
         command = self.command(line, file)
-        result = self.lab.run(command, capture=True, cwd=ROOT, env=environment, timeout=PATIENCE_S, text="")
+        result = self.lab.run(command, capture=True, cwd=ROOT, env=environment, timeout=patience, text="")
         assert "Traceback" not in result.stdout + result.stderr, result.stderr
         if code is not None:
             assert result.returncode == code, f"{line}: {result.returncode}\n{result.stdout}{result.stderr}"
