@@ -36,6 +36,7 @@ INPUTS = {
     "k8s-forget": {"ids"},
     "k8s-kubectl": set(),
     "k8s-reset": {"only_unfinished", "wait_s"},
+    "k8s-preflight": {"phase"},
     "k8s-pods": {"namespace", "port", "bytes", "targets", "dns_name", "dns_address"},
     "hush": {"pid", "token"},
 }
@@ -112,6 +113,9 @@ class FakeNode:
         self.mesh_up = True
         self.disk_mb = 50_000
         self.nameservers = 1
+        self.cgroup, self.cpus, self.memory_mb, self.clock = "cgroup2fs", 2, 4000, 1_795_416_825
+        self.machine_id = _sum(name)[:32]
+        self.preflight_says: list[str] = []
         self.packages: dict[str, str] = {}
         self.held: set[str] = set()
         self.files: dict[str, tuple[str, int]] = {}
@@ -175,7 +179,7 @@ class FakeNode:
         if name in self.refuses:
             raise RefusalError(self.refuses[name])
         if stdin:
-            assert name in ("k8s-receive", "k8s-init", "k8s-join", "k8s-kubectl"), name
+            assert name in ("k8s-receive", "k8s-init", "k8s-join", "k8s-kubectl", "k8s-preflight"), name
         function: Callable[..., str] = getattr(self, "_" + name.replace("-", "_").removeprefix("k8s_"))
         return name, function(inputs, tail, stdin)
 
@@ -185,8 +189,9 @@ class FakeNode:
             raise DiedError(where)
 
     def _probe(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
-        lines = ["@@ system", self.system, "@@ machine", "cgroup cgroup2fs", "cpus 2", "memory 4000"]
-        lines += [f"disk {self.disk_mb}", "clock 1795416825", f"id {_sum(self.name)[:32]}"]
+        lines = ["@@ system", self.system, "@@ machine"]
+        lines += [f"cgroup {self.cgroup}", f"cpus {self.cpus}", f"memory {self.memory_mb}"]
+        lines += [f"disk {self.disk_mb}", f"clock {self.clock}", f"id {self.machine_id}"]
         lines += [f"nameservers {self.nameservers}", "@@ addresses"]
         lines += [f"{self.address}/32"] if self.mesh_up else []
         lines.append("@@ packages")
@@ -304,7 +309,12 @@ class FakeNode:
         self.bundle.clear()
         return ""
 
-    def _preflight(self) -> None:
+    def _preflight(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
+        assert inputs["phase"] == ("init" if self.name == "n1" else "join")
+        assert f"kind: {inputs['phase'].title()}Configuration\n" in stdin.decode()
+        return "".join(f"{line}\n" for line in self.preflight_says)
+
+    def _check(self) -> None:
         """Complain as kubeadm does."""
         if not {"kubeadm", "kubelet", "containerd.io"} <= self.packages.keys():
             raise RefusalError("kubeadm: not found")
@@ -331,7 +341,7 @@ class FakeNode:
         for kind in ("InitConfiguration", "ClusterConfiguration", "KubeletConfiguration", "KubeProxyConfiguration"):
             assert f"kind: {kind}\n" in config, kind
         assert f'advertiseAddress: "{self.address}"\n' in config
-        self._preflight()
+        self._check()
         self.unfinished = "init"
         self._point("init:begun")
         self.kubeadm = {"pki/ca.crt", "manifests/kube-apiserver.yaml", "etcd"}
@@ -366,7 +376,7 @@ class FakeNode:
         assert kube is not None
         token = re.search(r'^    token: "(\S+)"$', config, re.MULTILINE)
         assert token is not None
-        self._preflight()
+        self._check()
         self.unfinished = "join"
         self._point("join:begun")
         if token[1] not in kube.tokens:
@@ -591,7 +601,7 @@ class FakeClusterFleet:
     @property
     def changing(self) -> list[tuple[str, str]]:
         """What was run that may change something."""
-        return [call for call in self.calls if call[1] not in ("k8s-probe", "k8s-have")]
+        return [call for call in self.calls if call[1] not in ("k8s-probe", "k8s-have", "k8s-preflight")]
 
     def each(
         self, hosts: Iterable[str], function: Callable[[Any], Any], on_done: Callable[[str, Any], None] | None = None

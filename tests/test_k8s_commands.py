@@ -173,3 +173,54 @@ def test_a_reset_asks_first(inv: Any, site: Site, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
     assert inv("k8s.reset").out.endswith("reset: n2, n3, s1, n1\n")
     assert inv("k8s.reset", yes=True).out == "reset: nothing, no host was in a cluster\n"
+
+
+def test_the_checks_before_kubernetes_are_ours_and_where_it_is_kubeadms(inv: Any, site: Site) -> None:
+    clean = inv("check.k8s")
+    assert (clean.code, clean.out) == (0, "n1, n2, n3, s1: no kubeadm yet: its own checks come with k8s.bootstrap\n")
+    inv("k8s.bootstrap")
+    assert (inv("check.k8s").code, inv("check.k8s").out) == (0, "nothing found\n")
+    inv("k8s.reset", yes=True)
+    site.fleet["n1"].preflight_says = ["[WARNING Swap]: swap is supported for cgroup v2 only"]
+    site.fleet["s1"].preflight_says = ["[ERROR Port-10250]: Port 10250 is in use"]
+    before = str(site.fleet)
+    site.fleet.calls.clear()
+    said = inv("check.k8s")
+    assert said.code == 1
+    assert said.out.splitlines() == [
+        "n1: kubeadm Swap: swap is supported for cgroup v2 only",
+        "s1: ERROR kubeadm Port-10250: Port 10250 is in use",
+    ]
+    assert site.fleet.changing == []
+    assert str(site.fleet) == before
+    assert json.loads(inv("check.k8s", json=True, only="n1").out)["findings"][0]["error"] is False
+
+
+@pytest.mark.parametrize(
+    ("host", "spoil", "code", "said"),
+    [
+        ("n1", {"cpus": 1}, 1, "n1: ERROR cpus: 1, expected 2 on a control plane"),
+        ("n1", {"memory_mb": 1600}, 1, "n1: ERROR memory: 1600 MB, expected 1700 on a control plane"),
+        ("n2", {"memory_mb": 800}, 0, "n2: memory: 800 MB, 900 are the least that a node does well with"),
+        ("n2", {"cpus": 1}, 0, ""),
+        ("n2", {"clock": 1_795_416_865}, 1, "n2: ERROR clock: is 40 s away from that of n1"),
+        ("s1", {"cgroup": "tmpfs"}, 0, "s1: cgroup: is v1, which Kubernetes refuses since 1.35 unless told otherwise"),
+        ("s1", {"disk_mb": 2900}, 0, "s1: disk: 2900 MB free below /var/lib, 3000 are the least to begin with"),
+        ("s1", {"mesh_up": False}, 1, ""),
+    ],
+)
+def test_what_speaks_against_a_host(
+    inv: Any, site: Site, host: str, spoil: dict[str, Any], code: int, said: str
+) -> None:
+    for name, value in spoil.items():
+        setattr(site.fleet[host], name, value)
+    ended = inv("check.k8s")
+    assert ended.code == code
+    assert [line for line in ended.out.splitlines() if "no kubeadm yet" not in line] == ([said] if said else [])
+
+
+def test_hosts_that_are_copies_are_told(inv: Any, site: Site) -> None:
+    site.fleet["s1"].machine_id = site.fleet["n2"].machine_id
+    said = inv("check.k8s")
+    assert said.code == 1
+    assert "s1: ERROR machine-id: is that of n2, too: these hosts are copies of one another" in said.out

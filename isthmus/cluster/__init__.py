@@ -5,5 +5,6 @@ delivery.py   the bundle: checked here, sent once to each site, handed on inside
 bootstrap.py  carries out a plan, phase by phase
 marking.py    labels and taints of nodes that exist
 leaving.py    takes hosts out of the cluster
+preflight.py  what speaks against Kubernetes on the hosts
 pods.py       asks pods whether they reach each other
 """

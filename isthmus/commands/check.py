@@ -199,6 +199,25 @@ def _network(flag: str, text: str) -> IPv4Network:
         raise UsageError(f"--{flag}: found {found}, expected a network such as 198.51.100.7/32") from None
 
 
+@task(help={**FILE, **ONLY, **JSON, **DEBUG})
+@command
+def k8s(c: Any, file: str | None = None, only: str | None = None, json: bool = False, debug: bool = False) -> int:
+    """Look for what speaks against Kubernetes on the hosts: kubeadm's own checks and ours. Changes nothing."""
+    from isthmus.cluster.preflight import preflight
+    from isthmus.progress import shown_progress
+    from isthmus.report import preflight_json, preflight_text
+
+    inventory = read_inventory(file)
+    with open_fleet(c, inventory, debug) as fleet, shown_progress("checking", plain=False) as progress:
+        report = preflight(inventory, fleet, chosen_hosts(inventory, only), progress)
+    if json:
+        print_json(preflight_json(report))
+    else:
+        print(preflight_text(report))
+    say_failures(report.failures)
+    return OK if report.passed else FAILED
+
+
 @task(help={**FILE, **JSON, **DEBUG})
 @command
 def pods(c: Any, file: str | None = None, json: bool = False, debug: bool = False) -> int:
@@ -237,5 +256,5 @@ def _print_rules(inventory: Inventory, chosen: list[str] | None, form: str, work
 
 
 check = Collection("check")
-for item in (ping, path, mtu, ports, pods, all_checks):
+for item in (ping, path, mtu, ports, k8s, pods, all_checks):
     check.add_task(item)

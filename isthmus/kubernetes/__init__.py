@@ -5,5 +5,6 @@ bundle.py     bundle.toml -> Bundle: packages and images, with their sums
 configs.py    Cluster -> kubeadm's, containerd's and flannel's files
 facts.py      what k8s-probe.sh prints -> NodeFacts
 state.py      NodeFacts -> the state of a host: clean, ready, half-joined, of another cluster
+checks.py     NodeFacts -> what speaks against Kubernetes on a host
 plan.py       (wanted, found) -> steps: title, what is left of it
 """

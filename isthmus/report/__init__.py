@@ -11,6 +11,8 @@ from isthmus.report.cluster import (
     days_left,
     pods_json,
     pods_table,
+    preflight_json,
+    preflight_text,
     times_text,
 )
 from isthmus.report.failures import failures_json, failures_text
@@ -60,6 +62,8 @@ __all__ = [
     "pods_table",
     "ports_json",
     "ports_table",
+    "preflight_json",
+    "preflight_text",
     "prune_json",
     "prune_text",
     "rules_json",

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from isthmus.cluster.pods import DNS, PodReport
+from isthmus.cluster.preflight import PreflightReport
 from isthmus.cluster.survey import ClusterReport, nodes_of
 from isthmus.kubernetes.cluster import ZONE
 from isthmus.kubernetes.plan import NodePlan, drift
@@ -154,3 +155,19 @@ def pods_table(report: PodReport) -> Table:
             row.append("[bold red]broken[/bold red]" if pair.fault else "across sites" if pair.crossed else "ok")
         table.add_row(source, *row)
     return table
+
+
+def preflight_json(report: PreflightReport) -> dict[str, Any]:
+    """Return {"findings": [{"host", "error", "check", "text"}…], "unprepared", "asked", "failures"}."""
+    found = [{"host": one.host, "error": one.error, "check": one.check, "text": one.text} for one in report.findings]
+    hosts = {"unprepared": list(report.unprepared), "asked": list(report.asked)}
+    return {"findings": found, **hosts, "failures": failures_json(report.failures)}
+
+
+def preflight_text(report: PreflightReport) -> str:
+    """Return a line a finding, errors with that word; then where kubeadm could not be asked."""
+    lines = [f"{one.host}: {'ERROR ' if one.error else ''}{one.check}: {one.text}" for one in report.findings]
+    if report.unprepared:
+        hosts = ", ".join(report.unprepared)
+        lines.append(f"{hosts}: no kubeadm yet: its own checks come with k8s.bootstrap")
+    return "\n".join(lines or ["nothing found"])
