@@ -205,7 +205,7 @@ def k8s(c: Any, file: str | None = None, only: str | None = None, json: bool = F
     """Look for what speaks against Kubernetes on the hosts: kubeadm's own checks and ours. Changes nothing."""
     from isthmus.cluster.preflight import preflight
     from isthmus.progress import shown_progress
-    from isthmus.report import preflight_json, preflight_text
+    from isthmus.report.cluster import preflight_json, preflight_text
 
     inventory = read_inventory(file)
     with open_fleet(c, inventory, debug) as fleet, shown_progress("checking", plain=False) as progress:
@@ -224,7 +224,7 @@ def pods(c: Any, file: str | None = None, json: bool = False, debug: bool = Fals
     """Have a pod on every node ask one on every other, in packets as large as can be, and the cluster's DNS."""
     from isthmus.cluster.pods import check_pods
     from isthmus.progress import shown_progress
-    from isthmus.report import pods_json, pods_table
+    from isthmus.report.cluster import pods_json, pods_table
 
     inventory = read_inventory(file)
     with open_fleet(c, inventory, debug) as fleet, shown_progress("asking", plain=False) as progress:

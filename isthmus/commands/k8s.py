@@ -48,7 +48,7 @@ def plan(
     """Show the state of each host and what k8s.bootstrap would do there; exit 4 if anything, 0 if nothing."""
     from isthmus.cluster.survey import survey
     from isthmus.progress import shown_progress
-    from isthmus.report import cluster_json, cluster_text
+    from isthmus.report.cluster import cluster_json, cluster_text
 
     inventory = read_inventory(file)
     with (
@@ -89,7 +89,7 @@ def bootstrap(
     from isthmus.cluster.bootstrap import write_kubeconfig
     from isthmus.cluster.pods import check_pods
     from isthmus.progress import shown_progress
-    from isthmus.report import cluster_json, pods_json, times_text
+    from isthmus.report.cluster import cluster_json, pods_json, times_text
 
     inventory = read_inventory(file)
     if kubeconfig == "":
@@ -127,7 +127,7 @@ def status(c: Any, file: str | None = None, json: bool = False, debug: bool = Fa
     from isthmus.cluster.bootstrap import misplaced
     from isthmus.cluster.survey import survey
     from isthmus.progress import shown_progress
-    from isthmus.report import cluster_json, cluster_table, days_left
+    from isthmus.report.cluster import cluster_json, cluster_table, days_left
 
     inventory = read_inventory(file)
     with (
@@ -157,7 +157,7 @@ def taint(c: Any, file: str | None = None, only: str | None = None, json: bool =
     """Set labels and taints of nodes as the inventory says; what others have set there stays."""
     from isthmus.cluster.marking import mark
     from isthmus.progress import shown_progress
-    from isthmus.report import cluster_json
+    from isthmus.report.cluster import cluster_json
 
     inventory = read_inventory(file)
     with open_fleet(c, inventory, debug) as fleet, shown_progress("k8s.taint", plain=not json) as progress:
@@ -196,7 +196,7 @@ def remove(c: Any, host: str, file: str | None = None, json: bool = False, debug
     """Drain a node, delete it and clean its host; the mesh stays, and so does what is installed."""
     from isthmus.cluster.leaving import remove as run
     from isthmus.progress import shown_progress
-    from isthmus.report import cluster_json
+    from isthmus.report.cluster import cluster_json
 
     inventory = read_inventory(file)
     if host not in inventory.hosts:
@@ -217,7 +217,7 @@ def reset(c: Any, file: str | None = None, json: bool = False, debug: bool = Fal
     """End the cluster, with everything in it; hosts are left clean, with the mesh, packages and images."""
     from isthmus.cluster.leaving import reset as run
     from isthmus.progress import shown_progress
-    from isthmus.report import cluster_json
+    from isthmus.report.cluster import cluster_json
 
     inventory = read_inventory(file)
     if not yes:

@@ -1,20 +1,10 @@
 """What a user sees of a run: reports as text, tables and JSON values. No decisions here.
 
-Plain text needs no library, so that a run with nothing to do starts fast; tables and colours are rich's.
+Plain text needs no library, so that a run with nothing to do starts fast; tables and colours are rich's. For the same
+reason what is said of a cluster is had from isthmus.report.cluster itself.
 """
 
 from isthmus.report.checkup import checkup_json, checkup_junit, checkup_text
-from isthmus.report.cluster import (
-    cluster_json,
-    cluster_table,
-    cluster_text,
-    days_left,
-    pods_json,
-    pods_table,
-    preflight_json,
-    preflight_text,
-    times_text,
-)
 from isthmus.report.failures import failures_json, failures_text
 from isthmus.report.host_keys import trust_json, trust_text
 from isthmus.report.lab import lab_json, lab_table, sent_json, sent_text
@@ -38,13 +28,9 @@ __all__ = [
     "checkup_junit",
     "checkup_text",
     "closed_line",
-    "cluster_json",
-    "cluster_table",
-    "cluster_text",
     "coloured_diff",
     "counted",
     "data_size",
-    "days_left",
     "failures_json",
     "failures_text",
     "lab_json",
@@ -58,12 +44,8 @@ __all__ = [
     "ping_table",
     "plan_json",
     "plan_text",
-    "pods_json",
-    "pods_table",
     "ports_json",
     "ports_table",
-    "preflight_json",
-    "preflight_text",
     "prune_json",
     "prune_text",
     "rules_json",
@@ -73,7 +55,6 @@ __all__ = [
     "sent_text",
     "status_json",
     "status_table",
-    "times_text",
     "trust_json",
     "trust_text",
 ]
