@@ -48,6 +48,9 @@ name_the_api() { # in place: /etc/hosts may be a mount
 }
 
 prepare() {
+    for file in $debs $images; do
+        [ -e "$bundle/$file" ] || { echo "another run has prepared this host meanwhile: run k8s.bootstrap again" >&2; exit 1; }
+    done
     if [ -n "$debs" ]; then install_packages; fi
     quietly apt-mark hold $hold
     name_the_api
