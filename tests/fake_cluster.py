@@ -131,6 +131,8 @@ class FakeNode:
         self.servers: list[str] = []
         self.ca = ""
         self.unfinished: str | None = None
+        self.busy = 0
+        """For so many looks somebody is at work here."""
         self.kube: Kube | None = None
         self.unreachable: str | None = None
         self.refuses: dict[str, str] = {}
@@ -212,7 +214,9 @@ class FakeNode:
             lines.append(f"{unit} {active} {'enabled' if unit in self.enabled else 'disabled'}")
         lines += ["@@ images", *sorted(self.images), "@@ kubeadm", *sorted(self.kubeadm), "@@ servers", *self.servers]
         lines += ["@@ ca", *self.ca.splitlines()]
+        lines += ["@@ busy"] if self.busy else []
         lines += ["@@ unfinished", self.unfinished] if self.unfinished else []
+        self.busy = max(0, self.busy - 1)
         if "admin.conf" in self.kubeadm:
             lines += ["@@ certificates", *self.ca.splitlines(), "@@ api"]
             if self.kube and self.kube.answers and not self.unfinished:

@@ -312,6 +312,16 @@ def test_a_silent_api_is_waited_for_and_never_reset(site: Site) -> None:
     assert str(site.fleet) == before
 
 
+def test_what_another_run_has_begun_is_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.fleet["n2"].busy = 3
+    site.well()
+    assert site.fleet.ran("k8s-probe").count("n2") >= 4
+    site.fleet["n2"].busy = 10_000
+    report = site.up()
+    assert report.failures["n2"].message == "another run is still at work here"
+    assert site.fleet.changing == []
+
+
 def test_an_api_that_comes_back_in_time_is_waited_for(site: Site) -> None:
     site.well()
     site.kube.answers = False

@@ -75,7 +75,17 @@ def bootstrap(
     """
     began = time.monotonic()
     report, bundle = survey(inventory, fleet, only, forced)
-    _await_api(report, bundle, fleet, only, forced, progress)
+
+    def look_again() -> None:
+        replan(report, bundle, fleet, only, forced)
+
+    # What a run began whose workstation is gone goes on: kubeadm comes to its end, and so does dpkg.
+    words = "another run is at work here, or what it began; waiting for its end"
+    for name in _wait_while(lambda: _busy(report), LOCK_WAIT_S, words, look_again, progress):
+        report.failures[name] = HostError(name, "another run is still at work here")
+    # After a reboot the API takes half a minute.
+    words = "the API does not answer yet; waiting for it"
+    _wait_while(lambda: _silent(report), API_S, words, look_again, progress)
     report.times.append(("look at the hosts", time.monotonic() - began))
     plane = report.cluster.control_plane.name
     if plane not in report.plans and plane in report.facts and report.facts[plane].api is None:
@@ -101,29 +111,29 @@ def bootstrap(
     return report
 
 
-def _await_api(
-    report: ClusterReport,
-    bundle: Bundle,
-    fleet: Fleet,
-    only: Collection[str] | None,
-    forced: Collection[str],
-    progress: Progress,
-) -> None:
-    """Wait for the API of a control plane that has one: after a reboot it takes half a minute."""
-    plane = report.cluster.control_plane.name
-    deadline = time.monotonic() + API_S
-    told = False
-    while plane in report.facts and _silent(report, plane) and time.monotonic() < deadline:
-        if not told:
-            progress(plane, "the API does not answer yet; waiting for it")
-            told = True
+def _wait_while(
+    hosts: Callable[[], list[str]], limit: float, words: str, look_again: Callable[[], None], progress: Progress
+) -> list[str]:
+    """Look again until there are no such hosts, for `limit` seconds at most; return those there still are."""
+    deadline = time.monotonic() + limit
+    told: set[str] = set()
+    while (found := hosts()) and time.monotonic() < deadline:
+        for name in set(found) - told:
+            progress(name, words)
+        told.update(found)
         time.sleep(3)
-        replan(report, bundle, fleet, only, forced)
+        look_again()
+    return found
 
 
-def _silent(report: ClusterReport, plane: str) -> bool:
-    facts = report.facts[plane]
-    return "admin.conf" in facts.kubeadm and not facts.unfinished and facts.api is None
+def _busy(report: ClusterReport) -> list[str]:
+    return [name for name, facts in report.facts.items() if facts.busy]
+
+
+def _silent(report: ClusterReport) -> list[str]:
+    plane = report.facts.get(report.cluster.control_plane.name)
+    initialised = plane is not None and "admin.conf" in plane.kubeadm and not plane.unfinished
+    return [plane.host] if plane is not None and initialised and plane.api is None else []
 
 
 def misplaced(report: ClusterReport) -> dict[str, HostError]:

@@ -104,6 +104,8 @@ class NodeFacts:
     """The cluster's CA certificate in PEM."""
     unfinished: str | None
     """`init` or `join`: begun by us and never finished."""
+    busy: bool = False
+    """A run is at work on the host, or what it began goes on though its workstation is gone."""
     certificates: tuple[datetime, ...] = field(default=())
     """When the control plane's own certificates end."""
     api: ApiFacts | None = None
@@ -154,6 +156,7 @@ def parse_probe(host: str, text: str) -> NodeFacts:
         servers=tuple(dict.fromkeys(sections["servers"])),
         ca="\n".join(sections["ca"]),
         unfinished=next(iter(sections.get("unfinished", [])), None),
+        busy="busy" in sections,
         certificates=_ends("\n".join(sections.get("certificates", []))),
         api=_api(sections) if sections.get("api") == ["ready"] and "nodes" in sections else None,
     )

@@ -46,6 +46,8 @@ echo "@@ servers"
 sed -n 's/^ *server: *//p' $conf/kubelet.conf $conf/admin.conf 2>/dev/null
 echo "@@ ca"
 cat $conf/pki/ca.crt 2>/dev/null
+lock=/run/isthmus-kubernetes.lock
+if [ -e $lock ] && ! flock -n $lock true; then echo "@@ busy"; fi
 if [ -s /var/lib/isthmus-kubernetes/unfinished ]; then
     echo "@@ unfinished"
     cat /var/lib/isthmus-kubernetes/unfinished

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mariadb import mariadb
 from promises import FAILED, OK, WAITING
 from workstation import ROOT, Admin, until
 
@@ -28,6 +29,19 @@ pytestmark = [pytest.mark.lab, pytest.mark.bundle]
 LONG_S = 1800
 """So long may a bootstrap take on a machine that many share; what it took is printed."""
 NODES = ("n1", "n2", "s1")
+MOMENTS = (
+    ("s1: sent", 0),
+    ("n2: fetched", 0),
+    ("n2: preparing", 5),
+    (": prepared", 0),
+    ("n1: kubeadm init", 2),
+    ("n1: initialised", 0),
+    ("n1: applied", 0),
+    ("s1: kubeadm join", 1),
+    (": joined", 0),
+    ("n1: waiting for a pod", 1),
+)
+"""What a run says before it is killed, and how many seconds before."""
 S1_TAINT = "zone=shanghai:PreferNoSchedule"
 DEPLOYMENT = """
 apiVersion: apps/v1
@@ -117,6 +131,7 @@ def cluster(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
 
 
 def test_bare_hosts_become_a_cluster_whose_pods_reach_each_other(cluster: Cluster) -> None:
+    cluster.inv("check.k8s", code=OK)
     cluster.inv("k8s.plan", code=WAITING)
     report = cluster.bootstrap()
     tell(f"seconds of a bootstrap: {json.dumps(report['seconds'])}")
@@ -173,6 +188,18 @@ def test_a_pod_in_nanjing_finds_the_resource_by_name_and_is_seen_as_s1(cluster: 
     assert said == "172.16.128.1"
 
 
+def test_a_pod_in_nanjing_queries_a_real_database_in_shanghai_as_s1(cluster: Cluster) -> None:
+    """The user may come from S1's address only; the query goes by the Service, through both gateways."""
+    sql = """
+        CREATE DATABASE shop; CREATE TABLE shop.notes (note TEXT); INSERT INTO shop.notes VALUES ('from Shanghai');
+        CREATE USER pod@'172.16.128.1' IDENTIFIED BY 'a word'; GRANT SELECT ON shop.* TO pod@'172.16.128.1';
+    """.replace("\n", " ").replace("; ", ";\n")
+    query = "mariadb -h mysql.default.svc.cluster.local -u pod -p'a word' -N -e 'SELECT USER(), note FROM shop.notes'"
+    with mariadb(cluster.lab, "mysql", sql):
+        answer = cluster.kubectl(f'exec on-n2 -- sh -c "{query}"')
+    assert answer.split("\t") == ["pod@172.16.128.1", "from Shanghai"]
+
+
 def test_the_mesh_changes_under_the_cluster_and_no_request_between_pods_is_lost(cluster: Cluster) -> None:
     """wg0's peers and keepalives are changed and changed back while pods ask each other across the sites."""
     address = cluster.kubectl("get pod on-s1 -o jsonpath={.status.podIP}")
@@ -223,20 +250,28 @@ def test_s1_is_removed_and_joins_again(cluster: Cluster) -> None:
 
 
 def test_a_reset_leaves_hosts_clean_and_a_bootstrap_that_is_killed_is_resumed(cluster: Cluster) -> None:
-    """SIGKILL after each of these steps, from a bare cluster on; the run after the last comes to its end."""
+    """SIGKILL at each of these moments, one run after the other; the one after the last comes to its end.
+
+    Packages and images are taken off first, so that every phase is there to be killed in.
+    """
     cluster.inv("k8s.reset", code=2)  # nobody said yes
     cluster.inv("k8s.reset --yes", code=OK, patience=LONG_S)
     assert set(cluster.states().values()) == {"clean"}
     for name in NODES:
         assert not re.search("KUBE-|FLANNEL|CNI-", cluster.said(name, "iptables-save"))
-    for moment in ("n1: kubeadm init", "n1: initialised", "n1: applied", "s1: kubeadm join", ": joined"):
-        process = cluster.start([*cluster.command("k8s.bootstrap")])
+    bare = "apt-get purge -qq -y --allow-change-held-packages containerd.io kubelet kubeadm kubectl cri-tools"
+    for name in NODES:
+        cluster.said(name, f"{bare} kubernetes-cni && rm -rf /var/lib/containerd/* /var/lib/isthmus-kubernetes")
+    assert set(cluster.states().values()) == {"clean"}
+    reached = []  # what goes on by itself after one kill may be over before the next
+    for moment, delay in MOMENTS:
+        process = cluster.start(cluster.command("k8s.bootstrap"))
         assert process.stderr is not None
-        for line in process.stderr:
-            if moment in line:
-                break
+        reached.append(moment if any(moment in line for line in process.stderr) else f"not {moment}")
+        time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.communicate()
+    tell(f"killed at: {', '.join(reached)}")
     report = cluster.bootstrap()
     tell(f"seconds of the run that came to its end: {json.dumps(report['seconds'])}")
     cluster.pods_reach_each_other()
