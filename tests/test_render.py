@@ -15,6 +15,7 @@ from isthmus import render
 from isthmus.compile import compile_mesh
 from isthmus.errors import IsthmusError
 from isthmus.inventory import load_inventory
+from isthmus.kubernetes import configs
 from isthmus.model import Chain, FirewallRule, HostConfig, Inventory, Route, Rule, Target
 from isthmus.render import iptables_lines, render_host, render_mesh, route_line, rule_line
 
@@ -82,7 +83,7 @@ def test_a_missing_template_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(render, "FILES", tmp_path)
     with pytest.raises(IsthmusError, match="/usr/local/sbin/isthmus is missing: run Isthmus from"):
-        render._program_text.__wrapped__(render.PROGRAM)
+        render.static_text.__wrapped__(render.PROGRAM.lstrip("/"))
 
 
 def test_every_template_in_the_folder_is_rendered() -> None:
@@ -90,10 +91,10 @@ def test_every_template_in_the_folder_is_rendered() -> None:
     A file added below files/ and forgotten in the module would never reach a host.
     """
     names = {str(path.relative_to(render.FILES)) for path in render.FILES.rglob("*") if path.is_file()}
-    assert names == {f"{name}.j2" for name in render._TEMPLATES} | {
-        "usr/local/sbin/isthmus",
-        "usr/local/sbin/isthmus-watch",
-    }
+    others = {name for name in names if name.removesuffix(".j2") in {path.lstrip("/") for path in configs.PATHS}}
+    others |= {name for name in names if name.startswith(f"{configs.TEMPLATES}/")}  # golden_kubernetes/ has them
+    programs = {program.lstrip("/") for program in (render.PROGRAM, render.WATCHER)}
+    assert names == {f"{name}.j2" for name in render._TEMPLATES} | programs | others
 
 
 # --- keys ---------------------------------------------------------------------------------------------------------
