@@ -100,9 +100,11 @@ OURS = (
     "/etc/isthmus/wg0.routes",
     "/etc/isthmus/wg0.iptables",
     "/etc/isthmus/wg0.drained",
+    "/etc/isthmus/wg0.watch",
     "/etc/sysctl.d/90-isthmus.conf",
     "/etc/systemd/system/multi-user.target.wants/wg-quick@wg0.service",
     "/usr/local/sbin/isthmus",
+    "/usr/local/sbin/isthmus-watch",
 )
 """What may lie below _FOLDERS because of us, by exact names: whatever else we leave there is seen."""
 _FOLDERS = "/etc /usr/local /var/lib/isthmus-of-another"
@@ -118,7 +120,7 @@ _SECTIONS = {
     "links": "ls /sys/class/net | grep -vx wg0",
     "wireguard": "for what in public-key listen-port allowed-ips persistent-keepalive; do wg show wg9 $what; done",
     "firewall": "iptables-save | sed '/^#/d; s/ \\[[0-9:]*\\]$//'"
-    " | grep -vE '^(:|-A )ISTHMUS-(INPUT|FORWARD|POSTROUTING)( |$)|-j ISTHMUS-(INPUT|FORWARD|POSTROUTING)$'",
+    " | grep -vE '^(:|-A )ISTHMUS-(INPUT|FORWARD|POSTROUTING|WATCH)( |$)|-j ISTHMUS-(INPUT|FORWARD|POSTROUTING|WATCH)$'",
     "sysctls": "sysctl -a --pattern '^net[.]ipv4[.]conf[.]' | grep -vE '[.]wg0[.]|forwarding|send_redirects'",
 }
 """By what others' things are known, and how to ask for them; ours are left out, as are counters, and the switches that
@@ -146,6 +148,15 @@ def seen(admin: Admin) -> dict[str, dict[str, list[str]]]:
         assert found[host].keys() == _SECTIONS.keys()
         assert all(any(rows) for rows in found[host].values()), f"{host} has nothing of somebody else's"
     return found
+
+
+def left(admin: Admin) -> list[str]:
+    """Return what is still there of us, but for keys, which mesh.down leaves, a line each."""
+    files = " ".join(path for path in OURS if not path.startswith("/etc/wireguard/wg0.") and path != "/etc/isthmus")
+    script = f"""ls -d /etc/wireguard/wg0.conf /var/lib/isthmus /sys/class/net/wg0 {files} 2>/dev/null
+        iptables-save | grep -E '^:ISTHMUS-|-j ISTHMUS-'; ip -4 route show table all proto 182
+        ip -4 rule show | grep 'proto 182'; systemctl list-units --plain --no-legend 'isthmus*'; true"""
+    return [f"{host}: {line}" for host in admin.hosts for line in admin.said(host, script).splitlines()]
 
 
 def changed(before: dict[str, dict[str, list[str]]], now: dict[str, dict[str, list[str]]]) -> list[str]:

@@ -53,12 +53,13 @@ def test_after_whatever_happened_one_run_makes_all_well(admin: Admin) -> None:
             chaos.do(operation)
         chaos.heal()
         assert_well(admin)
-        assert others.changed(before, others.seen(admin)) == []
+        assert not (new := others.changed(before, others.seen(admin))), "\n".join(new)
         chaos.say("    all is well\n")
     everybody = admin.file.with_name("clouds.toml")
     everybody.write_text(chaos.wish.clouds(), encoding="utf-8")
     admin.inv("mesh.down", everybody, code=OK)
-    assert others.changed(before, others.seen(admin)) == []
+    assert not (new := others.changed(before, others.seen(admin))), "\n".join(new)
+    assert others.left(admin) == []
 
 
 def assert_well(admin: Admin) -> None:
