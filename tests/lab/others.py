@@ -111,6 +111,7 @@ _FOLDERS = "/etc /usr/local /var/lib/isthmus-of-another"
 _RENEWED = ("/etc/ld.so.cache",)
 """By any package that is installed."""
 _FILES = f"find {_FOLDERS} {' '.join(f'! -path {shlex.quote(path)}' for path in (*OURS, *_RENEWED))}"
+_CHAINS = "ISTHMUS-INPUT|ISTHMUS-FORWARD|ISTHMUS-POSTROUTING|ISTHMUS-WATCH"
 _SECTIONS = {
     "files": rf"{_FILES} -printf '%y %m %U:%G %l %p\n'",
     "contents": f"{_FILES} -type f -exec sha256sum {{}} +",
@@ -120,7 +121,7 @@ _SECTIONS = {
     "links": "ls /sys/class/net | grep -vx wg0",
     "wireguard": "for what in public-key listen-port allowed-ips persistent-keepalive; do wg show wg9 $what; done",
     "firewall": "iptables-save | sed '/^#/d; s/ \\[[0-9:]*\\]$//'"
-    " | grep -vE '^(:|-A )ISTHMUS-(INPUT|FORWARD|POSTROUTING|WATCH)( |$)|-j ISTHMUS-(INPUT|FORWARD|POSTROUTING|WATCH)$'",
+    f" | grep -vE '^(:|-A )({_CHAINS})( |$)|-j ({_CHAINS})$'",
     "sysctls": "sysctl -a --pattern '^net[.]ipv4[.]conf[.]' | grep -vE '[.]wg0[.]|forwarding|send_redirects'",
 }
 """By what others' things are known, and how to ask for them; ours are left out, as are counters, and the switches that
