@@ -11,7 +11,7 @@ from pathlib import Path
 
 from workstation import until
 
-from isthmus.lab import Lab, cgroups, image
+from isthmus.lab import Lab, cgroups, cloud, image
 
 ROOT = image.CACHE / "bookworm-mariadb"
 """Kept from one test run to the next, as the lab's images are."""
@@ -20,7 +20,7 @@ set -eu
 mount -t tmpfs tmpfs "$1/srv"
 cat >"$1/srv/init.sql"
 chroot "$1" install -d -o mysql /srv/data
-chroot "$1" mariadb-install-db --user=mysql --datadir=/srv/data --skip-test-db >/dev/null
+chroot "$1" mariadb-install-db --user=mysql --datadir=/srv/data --skip-test-db --force >/dev/null
 exec chroot "$1" mariadbd --user=mysql --datadir=/srv/data --socket=/srv/data/socket --pid-file=/srv/data/pid \
     --bind-address=0.0.0.0 --port="$2" --skip-name-resolve --init-file=/srv/init.sql
 """
@@ -28,7 +28,7 @@ exec chroot "$1" mariadbd --user=mysql --datadir=/srv/data --socket=/srv/data/so
 
 @contextmanager
 def mariadb(lab: Lab, resource: str, sql: str) -> Iterator[None]:
-    """While inside, a MariaDB that has run `sql` answers at the resource's port, and the lab's listener does not."""
+    """While inside, a MariaDB that has run `sql` answers at the resource's port, instead of the lab's listener."""
     image._once(ROOT, lambda _: None, _build)
     for pid in cgroups.processes(lab.names.name, f"resource.{resource}"):
         with suppress(ProcessLookupError):
@@ -48,6 +48,8 @@ def mariadb(lab: Lab, resource: str, sql: str) -> Iterator[None]:
             yield
         finally:
             server.kill()
+            server.wait()
+            cloud.build_resource(lab.layout, resource)
 
 
 def _answers(server: subprocess.Popen[str], ask: list[str]) -> bool:

@@ -214,12 +214,14 @@ def test_the_mesh_changes_under_the_cluster_and_no_request_between_pods_is_lost(
         cluster.lab.host_command("n1", command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as asking:
         until(lambda: cluster.kubectl("exec on-n2 -- sh -c 'ls /tmp/go 2>/dev/null || true'") == "/tmp/go", "requests")
-        for gateways in ('["n1", "n2"]', '["n1"]'):
-            old = '["n1"]' if gateways != '["n1"]' else '["n1", "n2"]'
-            cluster.beside(cluster.file.name, (f"gateways = {old}", f"gateways = {gateways}"))
-            assert "changed" in cluster.inv("mesh.up", code=OK).stdout
-        time.sleep(1)
-        cluster.kubectl("exec on-n2 -- rm /tmp/go")
+        try:
+            for gateways in ('["n1", "n2"]', '["n1"]'):
+                old = '["n1"]' if gateways != '["n1"]' else '["n1", "n2"]'
+                cluster.beside(cluster.file.name, (f"gateways = {old}", f"gateways = {gateways}"))
+                assert "changed" in cluster.inv("mesh.up", code=OK).stdout
+            time.sleep(1)
+        finally:
+            cluster.kubectl("exec on-n2 -- rm /tmp/go")
         output, error = asking.communicate(timeout=LONG_S)
     sent, lost = map(int, output.split())
     tell(f"{sent} requests from pod to pod across the sites while the mesh was changed twice, {lost} lost")
