@@ -475,7 +475,9 @@ class FakeNode:
         elif verb == "delete":
             self._delete(kube, what, words[2:])
         elif verb == "wait":
-            for node in [word.removeprefix("node/") for word in words if word.startswith("node/")]:
+            field = "spec.nodeName="
+            nodes = [word.removeprefix("node/") for word in words if word.startswith("node/")]
+            for node in [*nodes, *(word.removeprefix(field) for word in words if word.startswith(field))]:
                 if node not in kube.nodes or not kube.ready(node):
                     raise RefusalError(f"error: timed out waiting for the condition on nodes/{node}")
         elif "rollout" in words:

@@ -443,7 +443,7 @@ def test_a_bundle_with_a_wrong_sum_stops_the_run_before_anything_is_touched(site
 
 
 def test_a_file_that_changes_on_its_way_is_refused_there(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "check_files", lambda *_: None)
+    monkeypatch.setattr("isthmus.cluster.phases.check_files", lambda *_: None)
     (site.folder / "bundle/images/etcd.tar").write_text("something else")
     report = site.up()
     assert "images/etcd.tar arrived with another sum than it left with" in report.failures["n1"].message

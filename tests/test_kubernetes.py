@@ -15,8 +15,8 @@ from isthmus.errors import CommandError, InventoryError
 from isthmus.inventory import parse_inventory
 from isthmus.kubernetes.bundle import parse_bundle
 from isthmus.kubernetes.cluster import Cluster, Node, Taint, cluster_of
+from isthmus.kubernetes.drift import drift
 from isthmus.kubernetes.facts import NodeObject, ca_hash, parse_probe
-from isthmus.kubernetes.plan import drift
 
 HOSTS = (Path(__file__).parent.parent / "hosts.toml").read_text(encoding="utf-8")
 

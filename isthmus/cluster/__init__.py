@@ -2,7 +2,8 @@
 
 survey.py     observe -> states -> plan. Changes nothing
 delivery.py   the bundle: checked here, sent once to each site, handed on inside it
-bootstrap.py  carries out a plan, phase by phase
+bootstrap.py  carries out a plan, phase by phase, and looks again
+phases.py     what each phase does
 marking.py    labels and taints of nodes that exist
 leaving.py    takes hosts out of the cluster
 preflight.py  what speaks against Kubernetes on the hosts

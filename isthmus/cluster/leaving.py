@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from isthmus.cluster.bootstrap import KUBEADM_TIMEOUT_S, LOCK_WAIT_S, forget_nodes
+from isthmus.cluster.phases import KUBEADM_TIMEOUT_S, LOCK_WAIT_S, forget_nodes
 from isthmus.cluster.survey import ClusterReport, kubectl, look, nodes_of, on_plane
 from isthmus.errors import HostError, UnreachableError, UsageError
 from isthmus.host_scripts import host_script

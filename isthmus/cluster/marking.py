@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from isthmus.cluster.survey import ClusterReport, kubectl, look, nodes_of, on_plane
 from isthmus.errors import HostError
 from isthmus.kubernetes.cluster import Cluster, cluster_of
+from isthmus.kubernetes.drift import drift
 from isthmus.kubernetes.facts import NodeFacts, NodeObject
-from isthmus.kubernetes.plan import drift
 from isthmus.model import Inventory
 from isthmus.remote import Fleet
 from isthmus.survey import Progress, silent

@@ -6,5 +6,6 @@ configs.py    Cluster -> kubeadm's, containerd's and flannel's files
 facts.py      what k8s-probe.sh prints -> NodeFacts
 state.py      NodeFacts -> the state of a host: clean, ready, half-joined, of another cluster
 checks.py     NodeFacts -> what speaks against Kubernetes on a host
+drift.py      (Node wanted, Node found) -> labels and taints to set and to take off
 plan.py       (wanted, found) -> steps: title, what is left of it
 """

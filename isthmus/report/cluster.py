@@ -10,7 +10,8 @@ from isthmus.cluster.pods import DNS, PodReport
 from isthmus.cluster.preflight import PreflightReport
 from isthmus.cluster.survey import ClusterReport, nodes_of
 from isthmus.kubernetes.cluster import ZONE
-from isthmus.kubernetes.plan import NodePlan, drift
+from isthmus.kubernetes.drift import drift
+from isthmus.kubernetes.plan import NodePlan
 from isthmus.report.failures import failures_json
 
 if TYPE_CHECKING:
