@@ -363,6 +363,17 @@ def test_new_preshared_keys_are_taken_first_and_go_with_the_new_key_of_their_pee
         assert host.run("wg show wg0 preshared-keys | grep -v none") == f"{renewed['s1']}\t{'h' * 42}A=\n"
 
 
+@pytest.mark.parametrize("verb", ["peers", "rotate"])
+def test_of_new_keys_and_a_new_gateway_in_charge_one_waits_for_the_other(
+    gateway: NamespaceHost, good: str, verb: str
+) -> None:
+    gateway.run(f"wg set wg0 peer {public_keys()['n3']} allowed-ips 172.16.0.9/32; rm -f /run/wg.at")
+    held = "flock /run/isthmus-peers.lock sh -c 'sleep 3; date +%s.%N >/run/released' &"
+    gateway.run(f"{held} sleep 0.5; MOMENT={math.ceil(time.time())} isthmus {verb} wg0; wait", "0 nothing\n")
+    assert float(gateway.run("cat /run/wg.at")) > float(gateway.run("cat /run/released"))
+    assert gateway.state() == good
+
+
 # --- new keys -----------------------------------------------------------------------------------------------------
 
 
