@@ -290,7 +290,8 @@ def forget_nodes(remote: Remote, names: Collection[str]) -> None:
     """Delete nodes and whatever the cluster believes to run there: what comes back by this name is another machine."""
     for name in names:
         pods = ("delete", "pods", "-A", "--field-selector", f"spec.nodeName={name}", "--force", "--grace-period=0")
-        kubectl(remote, pods, ("delete", "node", name, "--ignore-not-found"))
+        # The Node first: as long as it is there, DaemonSets put new pods on it.
+        kubectl(remote, ("delete", "node", name, "--ignore-not-found"), pods)
 
 
 def refuse_others_service(remote: Remote, name: str) -> None:
