@@ -131,6 +131,7 @@ class FakeNode:
         self.servers: list[str] = []
         self.ca = ""
         self.unfinished: str | None = None
+        self.pod_replaced = False
         self.busy = 0
         """For so many looks somebody is at work here."""
         self.kube: Kube | None = None
@@ -475,6 +476,9 @@ class FakeNode:
         elif verb == "delete":
             self._delete(kube, what, words[2:])
         elif verb == "wait":
+            if self.pod_replaced:
+                self.pod_replaced = False
+                raise RefusalError('Error from server (NotFound): pods "isthmus-flannel-x" not found')
             field = "spec.nodeName="
             nodes = [word.removeprefix("node/") for word in words if word.startswith("node/")]
             for node in [*nodes, *(word.removeprefix(field) for word in words if word.startswith(field))]:

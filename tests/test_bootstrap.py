@@ -312,6 +312,13 @@ def test_a_silent_api_is_waited_for_and_never_reset(site: Site) -> None:
     assert str(site.fleet) == before
 
 
+def test_a_pod_that_is_replaced_while_it_is_waited_for_is_no_failure(site: Site) -> None:
+    site.fleet["n1"].pod_replaced = True
+    site.well()
+    assert not site.fleet["n1"].pod_replaced
+    nothing_left(site)
+
+
 def test_what_another_run_has_begun_is_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.fleet["n2"].busy = 3
     site.well()

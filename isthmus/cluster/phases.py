@@ -207,8 +207,17 @@ class Phases:
                 timeout=4 * READY_S,
             )
 
+        def wait_once_more(remote: Remote) -> str:
+            try:
+                return wait(remote)
+            except CommandError as error:
+                if "found" not in error.message:  # a pod is not there yet, or was replaced while we waited for it
+                    raise
+                time.sleep(3)
+                return wait(remote)
+
         if names:
-            self._ask(wait)
+            self._ask(wait_once_more)
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
