@@ -10,10 +10,10 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv4Network
 
 from isthmus.model import Chain, HostConfig, Peer
-from isthmus.observe import OURS, Facts, FoundInterface, FoundPeer
+from isthmus.observe import OURS, Facts, FoundCharge, FoundInterface, FoundPeer
 from isthmus.render import NAMES_UNIT, PROGRAM, WATCHER, File, route_line, rule_line
 
 PACKAGES = {
@@ -31,6 +31,10 @@ SUPPORTED = ("debian 11", "debian 12", "debian 13")
 ROAMED_S = 180
 """A peer heard within so many seconds is where its packets come from (WireGuard's REJECT_AFTER_TIME): its endpoint
 may differ from the configured one without being wrong, as when a cloud translates the source port."""
+
+
+SETTLE_S = 5
+"""A watcher notes who is in charge before it moves peers, which may wait 2 s for all hosts to do so together."""
 
 
 class Kind(str, Enum):
@@ -212,7 +216,12 @@ def _running_changes(
         yield Change(Kind.INTERFACE, config.interface, ("down",) if facts.enabled else (), ("up",))
         return
     yield from _interface_changes(config, running, facts)
-    yield from _peer_changes(_as_charged(config, facts), public_keys, running, facts.clock, facts.preshared)
+    changes = list(_peer_changes(_as_charged(config, facts), public_keys, running, facts.clock, facts.preshared))
+    if changes and any(_settles(charge, facts.clock) for charge in facts.charges.values()):
+        unsettled = _as_charged(config, facts, settled=False)
+        earlier = list(_peer_changes(unsettled, public_keys, running, facts.clock, facts.preshared))
+        changes = min(changes, earlier, key=len)
+    yield from changes
     wanted_routes = {route_line(route, str(config.address)) for route in config.routes}
     yield from _set_changes(Kind.ROUTE, {route_line(route, None) for route in facts.our_routes}, wanted_routes)
     yield from _set_changes(Kind.RULE, set(map(rule_line, facts.our_rules)), set(map(rule_line, config.rules)))
@@ -239,20 +248,28 @@ def _values(interface: str, name: str, found: set[str], wanted: set[str]) -> Ite
         yield Change(Kind.INTERFACE, f"{interface} {name}", tuple(sorted(found)), tuple(sorted(wanted)))
 
 
-def _as_charged(config: HostConfig, facts: Facts) -> HostConfig:
-    """Return the config with the AllowedIPs that its watcher has moved: what runs follows it, the files do not."""
-    found = facts.charges
-    moved = [
-        change
-        for follow in config.follows
-        if follow.site in found and found[follow.site].gateway == follow.second
-        for change in follow.moved
-    ]
+def _as_charged(config: HostConfig, facts: Facts, *, settled: bool = True) -> HostConfig:
+    """Return the config with the AllowedIPs that its watcher has moved: what runs follows it, the files do not.
+
+    Unless `settled`, what the watcher has noted just now counts the other way: not yet done.
+    """
+    moved: list[tuple[str, tuple[IPv4Network, ...]]] = []
+    for follow in config.follows:
+        charge = facts.charges.get(follow.site)
+        if charge is not None:
+            late = not settled and _settles(charge, facts.clock)
+            if (charge.gateway == follow.second) != late:
+                moved += follow.moved
     if not moved:
         return config
     networks = dict(moved)
     peers = (replace(peer, allowed_ips=networks.get(peer.host, peer.allowed_ips)) for peer in config.peers)
     return replace(config, peers=tuple(peers))
+
+
+def _settles(charge: FoundCharge, clock: int) -> bool:
+    """Return whether the watcher has noted this so recently that its peers may not have moved yet."""
+    return clock - charge.since < SETTLE_S
 
 
 def _peer_changes(

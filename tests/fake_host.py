@@ -152,6 +152,7 @@ class FakeHost:
         self.sysctls_before: dict[str, str] | None = None
         self.transaction: Transaction | None = None
         self.charges: list[tuple[str, str, str]] = []
+        self.noted_s = 60  # how long ago
         """What its watcher has noted: (site, gateway, why)."""
         self.keeps_charge = ""
         self.moment = 0
@@ -274,7 +275,9 @@ class FakeHost:
             yield from ("@@ names", "active" if self.state.looks_up_names else "inactive")
         if self.state.watching:
             yield "@@ watch"
-            yield from (f"{site} {gateway} {int(self.clock.now) - 60} {why}" for site, gateway, why in self.charges)
+            yield from (
+                f"{site} {gateway} {int(self.clock.now) - self.noted_s} {why}" for site, gateway, why in self.charges
+            )
         if self.transaction:
             yield from ("@@ transaction", self.transaction.owner)
         yield "@@ end"

@@ -163,6 +163,20 @@ def test_who_drains_a_gateway_that_had_taken_charge_puts_the_first_in_charge(fle
     assert len({fleet[name].moment for name in report.changed} - {0}) == 1, "not together"
 
 
+@pytest.mark.parametrize(("noted_s", "drift"), [(2, False), (10, True)])
+def test_a_move_that_is_noted_and_about_to_be_made_is_no_drift(fleet: FakeFleet, noted_s: int, drift: bool) -> None:
+    fleet["s1"].noted_s = noted_s
+    fleet["s1"].charges = [("nanjing", "n2", "n2 says so")]
+    assert mesh_plan(INVENTORY, fleet).waiting == (("s1",) if drift else ())  # type: ignore[arg-type]
+    fleet["s1"].sync()
+    assert mesh_plan(INVENTORY, fleet).waiting == ()  # type: ignore[arg-type]
+    fleet["s1"].charges = [("nanjing", "n1", "n2 says so")]
+    assert mesh_plan(INVENTORY, fleet).waiting == (("s1",) if drift else ())  # type: ignore[arg-type]
+    (peer, *_) = fleet["s1"].state.running.peers.values()  # type: ignore[union-attr]
+    peer.allowed_ips = ["172.16.9.9/32"]
+    assert mesh_plan(INVENTORY, fleet).waiting == ("s1",)  # type: ignore[arg-type]
+
+
 def test_what_a_host_has_besides_its_watcher_s_move_is_drift(fleet: FakeFleet) -> None:
     fleet["s1"].charges = [("nanjing", "n2", "n2 says so")]
     (name,) = mesh_plan(INVENTORY, fleet).waiting  # type: ignore[arg-type]
