@@ -423,6 +423,15 @@ def test_leave_takes_off_everything_but_the_key_and_puts_the_sysctls_back(bare: 
     assert bare.run("ls /etc/wireguard") == ""
 
 
+def test_a_file_that_goes_while_the_probe_looks_is_not_there(meshed: NamespaceHost) -> None:
+    going = '#!/bin/sh\n/usr/bin/stat "$@" && eval "rm -f \\"\\${$#}\\""\n'
+    meshed.put({"/usr/local/sbin/stat": File(going, 0o755)})  # in its own overlay
+    found = facts_of(meshed)
+    assert found.files == {}
+    assert found.program_sha256 is None
+    assert "wg0.conf" not in meshed.run("ls /etc/wireguard")
+
+
 def test_leave_needs_no_x_bit_on_the_program(bare: NamespaceHost) -> None:
     before = bare.state()
     bare.run(applying(planned(bare)))

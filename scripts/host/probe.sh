@@ -16,17 +16,21 @@ for tool in wg wg-quick iptables iptables-restore ping; do have $tool && echo $t
 for path in "$conf" /etc/isthmus/"$interface".routes /etc/isthmus/"$interface".iptables \
     /etc/isthmus/"$interface".drained /etc/isthmus/"$interface".watch /usr/local/sbin/isthmus-watch \
     /etc/sysctl.d/90-isthmus.conf /etc/systemd/system/isthmus-names.service; do
-    [ -e "$path" ] || continue
-    echo "@@ file $(stat -c %a "$path") $path"
+    mode=$(stat -c %a "$path" 2>/dev/null) || continue
+    # Opened before a word is said: a run that takes the mesh off may be at work, and a file that has just gone is none.
     # A foreign file may hold keys, also in comments or a PostUp; they are masked before they leave the host. A space
     # before each line, so that none looks like a section; the `echo` ends a last line that has no newline.
-    sed -E '/^([[:space:]]*PublicKey[[:space:]]*=|moved [a-z0-9-]+ )/I!s#[A-Za-z0-9+/]{43}=#(hidden)#g
-        s/((Private|Preshared)Key[[:space:]]*=).*/\1 (hidden)/I; s/^/ /' "$path"
-    echo
+    {
+        echo "@@ file $mode $path"
+        sed -E '/^([[:space:]]*PublicKey[[:space:]]*=|moved [a-z0-9-]+ )/I!s#[A-Za-z0-9+/]{43}=#(hidden)#g
+            s/((Private|Preshared)Key[[:space:]]*=).*/\1 (hidden)/I; s/^/ /'
+        echo
+    } 2>/dev/null <"$path"
 done
-if [ -e /usr/local/sbin/isthmus ]; then
-    echo "@@ program $(stat -c %a /usr/local/sbin/isthmus)"
-    sha256sum </usr/local/sbin/isthmus
+program=/usr/local/sbin/isthmus
+if mode=$(stat -c %a $program 2>/dev/null) && sum=$(sha256sum 2>/dev/null <$program); then
+    echo "@@ program $mode"
+    echo "$sum"
 fi
 if [ -s "$key" ] && have wg; then
     echo "@@ key $(stat -c %a "$key")"
