@@ -55,6 +55,8 @@ UNDO_GRACE_S = 30
 """What an undo itself may take after its timer has fired."""
 BUSY = 75
 """How apply.sh ends where another run holds the host."""
+LOOK_AGAIN_S = 1
+"""Until a host is looked at again that is half taken off: removing the other half takes milliseconds."""
 TRIES = 5
 """So often a run begins anew because another was at work; each time it has waited for that one."""
 
@@ -292,6 +294,10 @@ def mesh_down(
 
     def leave(remote: Remote) -> bool:
         facts = probe(remote, interface)
+        if facts.files and facts.program_sha256 is None:
+            # A run that was killed may be at it on the host: it removes one file after the other.
+            time.sleep(LOOK_AGAIN_S)
+            facts = probe(remote, interface)
         foreign = [text for text in objections(configs[remote.name], facts) if not text.startswith("runs ")]
         if foreign:
             raise HostError(remote.name, "; ".join(foreign))

@@ -753,6 +753,16 @@ def test_down_does_not_leave_a_mesh_running_that_nothing_could_take_off_later(me
     assert meshed["n2"].state.running is None
 
 
+def test_down_looks_again_at_a_host_that_a_killed_run_is_just_taking_off(
+    meshed: FakeFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del meshed["n2"].state.files["/usr/local/sbin/isthmus"]
+    monkeypatch.setattr("isthmus.apply.time.sleep", lambda _seconds: meshed["n2"].state.files.clear())
+    report = down(meshed)
+    assert report.failures == {}
+    assert "n2" not in report.changed
+
+
 def test_down_tells_hosts_it_could_not_reach(meshed: FakeFleet) -> None:
     meshed["n1"].unreachable = "connection refused"
     meshed.reconnect(meshed.hosts)
