@@ -65,9 +65,14 @@ class Cluster:
     """Those that are to have a Service."""
 
     @property
+    def control_planes(self) -> tuple[Node, ...]:
+        """The nodes with the API and etcd; the first one initialises the cluster."""
+        return tuple(node for node in self.nodes.values() if node.control_plane)
+
+    @property
     def control_plane(self) -> Node:
-        """The node with the API."""
-        return next(node for node in self.nodes.values() if node.control_plane)
+        """The control plane that initialises the cluster."""
+        return self.control_planes[0]
 
     @property
     def workers(self) -> tuple[str, ...]:
