@@ -49,10 +49,14 @@ class PingReport:
         return tuple(pair for pair in self.pairs if not pair.delivered)
 
 
-def _round_trips(told: str) -> dict[str, float | None]:
-    """Read what reach.sh prints: `NAME MILLISECONDS`, or `NAME -`."""
+REFUSED = "refused"
+"""What reach.sh prints of a port where nothing listens: the packet arrived all the same."""
+
+
+def _round_trips(told: str) -> dict[str, float | str | None]:
+    """Read what reach.sh prints: `NAME MILLISECONDS`, `NAME refused`, or `NAME -`."""
     answers = [line.split() for line in told.splitlines()]
-    return {name: None if rtt == "-" else float(rtt) for name, rtt in answers}
+    return {name: None if rtt == "-" else rtt if rtt == REFUSED else float(rtt) for name, rtt in answers}
 
 
 def _reach_script(targets: Iterable[tuple[str, IPv4Address | str, str]], count: int, wait_s: int) -> str:
@@ -64,6 +68,14 @@ def reach(
     remote: Remote, targets: Collection[tuple[str, IPv4Address | str, str]], count: int, wait_s: int
 ) -> dict[str, float | None]:
     """Let a host reach (name, address, TCP port or `-` for ping) each; return by name the milliseconds, None if not."""
+    found = knock(remote, targets, count, wait_s)
+    return {name: None if isinstance(rtt, str) else rtt for name, rtt in found.items()}
+
+
+def knock(
+    remote: Remote, targets: Collection[tuple[str, IPv4Address | str, str]], count: int, wait_s: int
+) -> dict[str, float | str | None]:
+    """Do as `reach` does, and return REFUSED where a host answers that nothing listens at that port."""
     # ping goes on until all are answered, or `count` seconds after the last could have been.
     told = remote.run(_reach_script(targets, count, wait_s), timeout=wait_s + count + SPARE_S)
     try:

@@ -9,7 +9,7 @@ from isthmus.check import wake
 from isthmus.errors import HostError
 from isthmus.model import Inventory
 from isthmus.packets import LEAST, Question, answering, ask, new_token
-from isthmus.ports import PortRule, port_rules
+from isthmus.ports import PortRule, Service, port_rules
 from isthmus.remote import Fleet
 from isthmus.survey import Progress, silent
 
@@ -69,7 +69,7 @@ def mtu(
     outer path of every tunnel is measured by itself, with DF, from peer to peer up to the MTU it needs.
     """
     sources = [name for name in inventory.hosts if only is None or name in only]
-    rules = [rule for rule in port_rules(inventory) if rule.protocol == "udp" and rule.source in sources]
+    rules = [rule for rule in port_rules(inventory) if rule.service is Service.WIREGUARD and rule.source in sources]
     token = new_token()
     questions = {name: [*_inner(inventory, name), *_outer(inventory, name, rules)] for name in sources}
     asked = [name for name in inventory.hosts if any(rule.host == name for rule in rules)]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum
 
-from isthmus.check import reach
+from isthmus.check import REFUSED, knock
 from isthmus.errors import HostError
 from isthmus.model import Inventory
 from isthmus.packets import Question, answering, ask, new_token
-from isthmus.ports import WORKSTATION, PortRule, port_rules
+from isthmus.ports import WORKSTATION, PortRule, Service, port_rules
 from isthmus.remote import Fleet, Remote
 from isthmus.remote.sockets import connect_tcp
 from isthmus.survey import Progress, silent
@@ -18,6 +19,8 @@ from isthmus.survey import Progress, silent
 CONNECT_S = 5
 """Seconds until a port that does not accept a connection is called closed: one lost SYN is sent again after 1 and 3."""
 OTHER_WAY = "~/.ssh/config leads there another way"
+NOTHING = {"tcp": "no connection", "udp": "no datagram arrives", "icmp": "no answer"}
+"""What there is to say where a packet is lost."""
 SIZE = 100
 """Bytes of the packets that knock; small enough for any path."""
 
@@ -33,7 +36,7 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Tried:
-    """One rule and what came of trying it; `reason` says more unless it is open."""
+    """One rule and what came of trying it; `reason` says more."""
 
     rule: PortRule
     state: State
@@ -58,9 +61,10 @@ def open_ports(
 ) -> PortReport:
     """Try the rules of the hosts in `only` (all by default).
 
-    UDP: the source sends a datagram to WireGuard's port from a port of its own, and the host answers beside WireGuard.
+    UDP: the source sends a datagram from a port of its own, and the host answers beside WireGuard, and beside flannel.
     A handshake would prove nothing: gateways keep their flows alive from both ends, and stateful groups let those in,
     until a reboot or a pause shows that the port was closed all the time.
+    TCP: a connection; where Kubernetes does not run yet, that it is refused tells as well that the port is open.
     """
     rules = [rule for rule in port_rules(inventory) if only is None or rule.host in only]
     found = _from_workstation(fleet, [rule for rule in rules if rule.source == WORKSTATION])
@@ -71,7 +75,7 @@ def open_ports(
     left = [rule for rule in rules if rule not in found]
     failures: dict[str, HostError] = {}
     found |= _datagrams(fleet, inventory, [rule for rule in left if rule.protocol == "udp"], failures, progress)
-    found |= _connections(fleet, [rule for rule in left if rule.protocol == "tcp"], failures)
+    found |= _answers(fleet, [rule for rule in left if rule.protocol != "udp"], failures)
     return PortReport(tuple(found[rule] for rule in rules), failures)
 
 
@@ -82,6 +86,7 @@ def _from_workstation(fleet: Fleet, rules: Iterable[PortRule]) -> dict[PortRule,
     def connect(remote: Remote) -> Tried:
         rule = by_host[remote.name]
         way = remote.way
+        assert rule.port is not None, "it is SSH's"
         if way.via or way.command or (way.address, way.port) != (str(rule.address), rule.port):
             return Tried(rule, State.UNTESTED, OTHER_WAY)
         try:
@@ -102,44 +107,59 @@ def _datagrams(
     progress: Progress,
 ) -> dict[PortRule, Tried]:
     token = new_token()
-    asked = _hosts(inventory, (rule.host for rule in rules))
     questions = {
-        source: [Question(rule.host, rule.address, rule.port, SIZE, SIZE) for rule in rules if rule.source == source]
+        source: [Question(_name(rule), rule.address, rule.port, SIZE, SIZE) for rule in rules if rule.source == source]
         for source in _hosts(inventory, (rule.source for rule in rules))
     }
-    with answering(fleet, asked, inventory.mesh.listen_port, token, failures):
+    asked: dict[int, set[str]] = {}
+    for rule in rules:
+        if rule.port is not None:
+            asked.setdefault(rule.port, set()).add(rule.host)
+    with ExitStack() as stack:
+        for port, hosts in asked.items():
+            stack.enter_context(answering(fleet, _hosts(inventory, hosts), port, token, failures))
         results = ask(fleet, questions, token, progress)
     return {rule: _judged(rule, results[rule.source], failures) for rule in rules}
 
 
-def _connections(fleet: Fleet, rules: Collection[PortRule], failures: dict[str, HostError]) -> dict[PortRule, Tried]:
-    """Let gateways connect to hosts without a public address."""
+def _answers(fleet: Fleet, rules: Collection[PortRule], failures: dict[str, HostError]) -> dict[PortRule, Tried]:
+    """Let hosts connect to each other's TCP ports, and ping."""
     targets = {
-        source: [(rule.host, rule.address, str(rule.port)) for rule in rules if rule.source == source]
+        source: [(_name(rule), rule.address, str(rule.port or "-")) for rule in rules if rule.source == source]
         for source in {rule.source: None for rule in rules}
     }
-    ways = fleet.each([rule.host for rule in rules], lambda remote: remote.way)
-    results = fleet.each(targets, lambda remote: reach(remote, targets[remote.name], count=1, wait_s=CONNECT_S))
+    logins = [rule.host for rule in rules if rule.service is Service.SSH]
+    ways = fleet.each(logins, lambda remote: remote.way)
+    results = fleet.each(targets, lambda remote: knock(remote, targets[remote.name], count=1, wait_s=CONNECT_S))
     found = {}
     for rule in rules:
-        way = ways[rule.host]
-        used = not isinstance(way, HostError) and rule.source in way.via
-        tried = _judged(rule, results[rule.source], failures, tcp=True)
-        found[rule] = tried if used else Tried(rule, State.UNTESTED, OTHER_WAY)
+        way = ways.get(rule.host)
+        if rule.service is Service.SSH and (isinstance(way, HostError) or way is None or rule.source not in way.via):
+            found[rule] = Tried(rule, State.UNTESTED, OTHER_WAY)
+        else:
+            found[rule] = _judged(rule, results[rule.source], failures)
     return found
 
 
 def _judged(
-    rule: PortRule, result: Mapping[str, float | None] | HostError, failures: dict[str, HostError], *, tcp: bool = False
+    rule: PortRule, result: Mapping[str, float | str | None] | HostError, failures: dict[str, HostError]
 ) -> Tried:
     if isinstance(result, HostError):
         failures[rule.source] = result
         return Tried(rule, State.UNTESTED, f"{rule.source} could not be asked")
-    if result.get(rule.host) is not None:
+    answer = result.get(_name(rule))
+    if answer == REFUSED and rule.service is Service.KUBERNETES:
+        return Tried(rule, State.OPEN, "nothing listens there yet")
+    if answer is not None and answer != REFUSED:
         return Tried(rule, State.OPEN)
-    if not tcp and rule.host in failures:
+    if rule.protocol == "udp" and rule.host in failures:
         return Tried(rule, State.UNTESTED, f"{rule.host} could not be asked")
-    return Tried(rule, State.CLOSED, "no connection" if tcp else "no datagram arrives")
+    return Tried(rule, State.CLOSED, "connection refused" if answer == REFUSED else NOTHING[rule.protocol])
+
+
+def _name(rule: PortRule) -> str:
+    """Return what a source's targets are told apart by."""
+    return f"{rule.host}:{rule.admits}"
 
 
 def _hosts(inventory: Inventory, names: Iterable[str]) -> list[str]:

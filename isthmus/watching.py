@@ -14,7 +14,7 @@ Where a gateway is drained nobody watches or follows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Network
 
@@ -46,6 +46,16 @@ def add_watching(inventory: Inventory, configs: Mapping[str, HostConfig]) -> dic
             shared = (_follow(inventory, site.name, moved[leaves[0].name]),)
             watching.update({leaf.name: replace(watching[leaf.name], follows=shared) for leaf in leaves})
     return watching
+
+
+def pings(inventory: Inventory) -> Iterator[tuple[Host, Host]]:
+    """Yield (who asks, who is asked) for every ping of a watcher that goes by a site's own network."""
+    for site in inventory.sites.values():
+        if site.second is None or len(inventory.sites) == 1:
+            continue
+        second = inventory.hosts[site.second]
+        yield from ((leaf, second) for leaf in inventory.leaves(site.name))
+        yield from ((second, leaf) for leaf in _witnesses(inventory, site.name))
 
 
 # --- the way of probes --------------------------------------------------------------------------------------------
@@ -120,7 +130,7 @@ def _decide(inventory: Inventory, name: str) -> Decide:
         probing=inventory.hosts[site.second].probing,
         through=tuple((other, gateway.probed) for other, gateway in far),
         direct=tuple((other, gateway.address) for other, gateway in far),
-        inside=tuple(leaf.address for leaf in _by_address(inventory.leaves(name))[:FEW]),
+        inside=tuple(leaf.address for leaf in _witnesses(inventory, name)),
     )
 
 
@@ -137,5 +147,5 @@ def _follow(inventory: Inventory, name: str, moved: Mapping[str, tuple[IPv4Netwo
     )
 
 
-def _by_address(hosts: Iterable[Host]) -> list[Host]:
-    return sorted(hosts, key=lambda host: host.address)
+def _witnesses(inventory: Inventory, site: str) -> list[Host]:
+    return sorted(inventory.leaves(site), key=lambda leaf: leaf.address)[:FEW]

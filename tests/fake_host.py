@@ -169,9 +169,11 @@ class FakeHost:
         self.before: dict[str, Callable[[], None]] = {}
         self.after: dict[str, Callable[[], None]] = {}
         self.lost: set[str] = set()
+        self.replies: dict[str, str] = {}
+        """What reach.sh prints of a name, if not 0.42 ms."""
         self.answers_not: str | None = None
-        self.answering: set[str] = set()
-        """The tokens of those it answers."""
+        self.answering: set[tuple[str, str]] = set()
+        """The process and token of each that answers."""
         self.carries: dict[str, int | None] = {}
         """The largest packet by the question's name; a path that is not here carries all that is asked for."""
         self.clock.watchers.append(self.tick)
@@ -496,18 +498,19 @@ class FakeHost:
         assert last == "wait"
         names = [re.fullmatch(r"to (\S+) [\d.]+ (\d+|-)", line) for line in targets]
         assert all(names), targets
-        return "".join(f"{name[1]} {'-' if name[1] in self.lost else '0.42'}\n" for name in names if name)
+        told = [(name[1], "-" if name[1] in self.lost else self.replies.get(name[1], "0.42")) for name in names if name]
+        return "".join(f"{name} {reply}\n" for name, reply in told)
 
     def _answer(self, inputs: dict[str, str], tail: str) -> str:
         assert tail == ""
         if self.answers_not:
             raise ScriptError(self.answers_not)
-        self.answering.add(inputs["token"])
-        return "4711\n"
+        self.answering.add((f"47{inputs['port']}", inputs["token"]))
+        return f"47{inputs['port']}\n"
 
     def _hush(self, inputs: dict[str, str], tail: str) -> str:
-        assert (inputs["pid"], tail) == ("4711", "")
-        self.answering.remove(inputs["token"])
+        assert tail == ""
+        self.answering.remove((inputs["pid"], inputs["token"]))
         return ""
 
     def _largest(self, inputs: dict[str, str], tail: str) -> str:

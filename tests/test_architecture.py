@@ -25,11 +25,11 @@ LAYERS = [
     {"survey"},
     {"remote"},
     # Everything below has no I/O, no clock and no randomness.
-    {"host_scripts", "moment", "rotation"},
+    {"host_scripts", "moment", "rotation", "ports"},
     {"plan", "moves", "prove", "charge", "preshared", "kubernetes"},
     {"compile", "observe"},
     {"watching"},
-    {"inventory", "network", "firewall", "iproute", "iptables", "ports", "render", "verify"},
+    {"inventory", "network", "firewall", "iproute", "iptables", "render", "verify"},
     {"model"},
     {"errors", "garbage"},
 ]

@@ -42,7 +42,7 @@ def spoil(fleet: FakeFleet) -> None:
     """Break one thing for each check."""
     fleet["n2"].lost = {"mysql"}
     fleet["n3"].state.routes = set()
-    fleet["n1"].carries = {"tunnel:s1": 1492, "s1": None}
+    fleet["n1"].carries = {"tunnel:s1": 1492, "s1:51820/udp": None}
 
 
 def junit(checkup: Checkup) -> dict[str, dict[str, str]]:
@@ -67,11 +67,11 @@ def test_where_all_is_well_it_is_a_line_a_check(fleet: FakeFleet) -> None:
         "ping   16 of 16 right",
         "path   16 of 16 right",
         "mtu    18 of 18 right",
-        "ports  10 of 10 right",
+        "ports  24 of 24 right",
         "all is well",
     ]
     suites = junit(checkup)
-    assert [len(cases) for cases in suites.values()] == [16, 16, 18, 10]
+    assert [len(cases) for cases in suites.values()] == [16, 16, 18, 24]
     assert {result for cases in suites.values() for result in cases.values()} == {"passed"}
 
 
@@ -84,7 +84,7 @@ def test_what_is_wrong_is_below_its_check(fleet: FakeFleet) -> None:
         "ping   15 of 16 right",
         "path   14 of 16 right",
         "mtu    17 of 18 right",
-        "ports  9 of 10 right",
+        "ports  23 of 24 right",
         "set mtu = 1412 in [mesh] and run inv mesh.up",
         "something is wrong",
     ]
@@ -106,7 +106,7 @@ def test_one_check_that_fails_fails_the_whole(fleet: FakeFleet, check: str) -> N
     elif check == "path":
         fleet["n3"].state.routes = set()
     else:
-        fleet["n1"].carries = {"tunnel:s1": 1492} if check == "mtu" else {"s1": None}
+        fleet["n1"].carries = {"tunnel:s1": 1492} if check == "mtu" else {"s1:51820/udp": None}
     checkup = checked(fleet)
     assert not checkup.passed
     assert [suite for suite, cases in junit(checkup).items() if set(cases.values()) != {"passed"}] == [f"check.{check}"]
@@ -114,7 +114,7 @@ def test_one_check_that_fails_fails_the_whole(fleet: FakeFleet, check: str) -> N
 
 def test_a_host_that_cannot_be_asked_is_named_once_and_its_words_fit_into_xml(fleet: FakeFleet) -> None:
     fleet["n3"].unreachable = "no login: \x1b[31m\x00&<"
-    fleet["n1"].carries = {"n3": None}
+    fleet["n1"].carries = {"n3:51820/udp": None}
     fleet.reconnect(["n3"])
     checkup = checked(fleet)
     assert not checkup.passed
@@ -130,4 +130,4 @@ def test_json_has_every_checks_own(fleet: FakeFleet) -> None:
     assert set(found) == {"passed", "ping", "path", "mtu", "ports", "failures"}
     assert found["passed"] is False
     assert found["mtu"]["proposal"] == 1412
-    assert len(found["ports"]["ports"]) == 10
+    assert len(found["ports"]["ports"]) == 24

@@ -514,15 +514,22 @@ def test_prepare_waits_for_another_run_that_is_preparing() -> None:
 LISTENER = "import socket, time; s = socket.create_server(('127.0.0.1', 3306)); print('up', flush=True); time.sleep(60)"
 
 
-def test_reach_tells_milliseconds_by_ping_or_connection_and_a_dash_for_no_answer() -> None:
+def test_reach_tells_milliseconds_by_ping_or_connection_a_refusal_and_a_dash_for_no_answer() -> None:
     script = host_script("reach", count=2, wait_s=1)
-    targets = {"n1": "172.16.0.1 -", "gone": "172.16.0.99 -", "mysql": "127.0.0.1 3306", "closed": "127.0.0.1 3307"}
+    targets = {
+        "n1": "172.16.0.1 -",
+        "gone": "172.16.0.99 -",
+        "mysql": "127.0.0.1 3306",
+        "closed": "127.0.0.1 3307",
+        "mute": "127.0.0.1 3308",
+    }
     with NamespaceHost("172.16.0.1/24") as host:
+        host.run("iptables -A INPUT -p tcp --dport 3308 -j DROP")
         host.run(f"{sys.executable} -c {shlex.quote(LISTENER)} </dev/null >/run/said 2>&1 &")
         host.run("until [ -s /run/said ]; do sleep 0.02; done")
         told = host.run(script + "".join(f"to {name} {target}\n" for name, target in targets.items()) + "wait\n")
     answers = dict(line.split() for line in told.splitlines())
     assert answers.keys() == targets.keys()
-    assert (answers["gone"], answers["closed"]) == ("-", "-")
+    assert (answers["gone"], answers["closed"], answers["mute"]) == ("-", "refused", "-")
     assert re.fullmatch(r"\d+\.\d{3}", answers["n1"])
     assert re.fullmatch(r"\d+\.\d{3}", answers["mysql"])

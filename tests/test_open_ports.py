@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from test_report import shown
 from isthmus import open_ports as module
 from isthmus.errors import UsageError
 from isthmus.inventory import load_inventory
+from isthmus.model import Inventory
 from isthmus.open_ports import PortReport, State, open_ports
 from isthmus.ports import port_rules
 from isthmus.report import closed_line, ports_json, ports_table, rules_json, rules_table, security_groups
 
-INVENTORY = load_inventory(Path(__file__).parent.parent / "hosts.toml")
+CLUSTER = load_inventory(Path(__file__).parent.parent / "hosts.toml")
+INVENTORY = replace(CLUSTER, kubernetes=None)
+"""The mesh alone."""
 ANYWHERE = IPv4Network("0.0.0.0/0")
 
 
@@ -69,7 +73,7 @@ def test_every_rule_is_tried_and_open(fleet: FakeFleet) -> None:
 
 
 def test_a_closed_wireguard_port_is_named_with_its_source(fleet: FakeFleet) -> None:
-    fleet["n1"].carries = {"s1": None}
+    fleet["n1"].carries = {"s1:51820/udp": None}
     report = tried(fleet)
     assert not_open(report) == [("s1", "51820/udp", "n1", "closed", "no datagram arrives")]
     assert closed_line(report.closed[0]) == (
@@ -93,10 +97,10 @@ def test_the_host_behind_a_closed_ssh_port_is_not_asked(fleet: FakeFleet, refuse
 
 
 def test_a_leafs_ssh_port_is_tried_from_its_gateway(fleet: FakeFleet) -> None:
-    fleet["n1"].lost = {"n3"}
+    fleet["n1"].lost = {"n3:22/tcp"}
     assert not_open(tried(fleet)) == [("n3", "22/tcp", "n1", "closed", "no connection")]
     (script,) = [script for script in fleet.scripts if script.startswith("# reach")]
-    assert script.endswith("to n3 172.16.0.3 22\nwait\n")
+    assert script.endswith("to n3:22/tcp 172.16.0.3 22\nwait\n")
 
 
 def test_another_way_in_the_users_ssh_config_needs_no_port_from_here(
@@ -118,7 +122,7 @@ def test_another_way_in_the_users_ssh_config_needs_no_port_from_here(
 
 def test_a_host_that_cannot_be_asked_is_one_failure_and_nothing_closed(fleet: FakeFleet) -> None:
     fleet["n1"].unreachable = "no login"
-    fleet["s1"].carries = {"n1": None}
+    fleet["s1"].carries = {"n1:51820/udp": None}
     report = tried(fleet)
     assert report.closed == ()
     assert set(report.failures) == {"n1", "n3"}
@@ -134,11 +138,55 @@ def test_only_some_hosts_rules_are_tried_from_wherever_their_traffic_comes(fleet
     assert (fleet.ran("answer"), fleet.ran("largest")) == (["s1"], ["n1"])
 
 
+@pytest.fixture
+def cluster() -> FakeFleet:
+    return FakeFleet(CLUSTER)
+
+
+def test_nodes_ports_are_tried_and_where_nothing_listens_yet_they_are_open(cluster: FakeFleet) -> None:
+    cluster["n2"].replies = {"n1:6443/tcp": "refused", "n3:10250/tcp": "refused"}
+    report = tried(cluster)
+    assert (not_open(report), report.failures) == ([], {})
+    told = {(one.rule.host, one.rule.admits, one.rule.source) for one in report.tried if one.reason}
+    assert told == {("n1", "6443/tcp", "n2"), ("n3", "10250/tcp", "n2")}
+    assert {one.reason for one in report.tried} == {"", "nothing listens there yet"}
+
+
+def test_what_is_closed_to_a_node_is_named(cluster: FakeFleet) -> None:
+    cluster["n2"].lost = {"n1:6443/tcp"}
+    cluster["n3"].carries = {"n2:8472/udp": None}
+    report = tried(cluster)
+    assert [closed_line(one) for one in report.closed] == [
+        "n1 (172.16.0.1): 6443/tcp is closed to n2 (172.16.0.2): no connection; it is for Kubernetes' API",
+        "n2 (172.16.0.2): 8472/udp is closed to n3 (172.16.0.3): no datagram arrives; it is for flannel: what pods say",
+    ]
+
+
+def test_a_refused_login_is_a_closed_port(fleet: FakeFleet) -> None:
+    fleet["n1"].replies = {"n3:22/tcp": "refused"}
+    assert not_open(tried(fleet)) == [("n3", "22/tcp", "n1", "closed", "connection refused")]
+
+
+def two_gateways() -> Inventory:
+    return load_inventory(Path(__file__).parent / "golden" / "two_gateways" / "hosts.toml")
+
+
+def test_pings_that_tell_who_is_in_charge_are_tried() -> None:
+    fleet = FakeFleet(two_gateways())
+    fleet["n3"].lost = {"n2:icmp"}
+    report = tried(fleet)
+    (closed,) = report.closed
+    assert closed_line(closed) == (
+        "n2 (172.16.0.2): icmp is closed to n3 (172.16.0.3): no answer; "
+        "it is for echo requests, which tell who is in charge of the site"
+    )
+
+
 # --- what is printed ----------------------------------------------------------------------------------------------
 
 
 def test_tables(fleet: FakeFleet) -> None:
-    fleet["n1"].carries = {"s1": None}
+    fleet["n1"].carries = {"s1:51820/udp": None}
     assert shown(ports_table(tried(fleet, ["s1"])), width=120).split("\n") == [
         "host  address        port       from             source       state",
         "s1    203.0.113.129  22/tcp     the workstation  any address  open",
@@ -152,12 +200,13 @@ def test_tables(fleet: FakeFleet) -> None:
 
 
 def test_json(fleet: FakeFleet) -> None:
-    fleet["n1"].carries = {"s1": None}
+    fleet["n1"].carries = {"s1:51820/udp": None}
     found = json.loads(json.dumps(ports_json(tried(fleet))))
     assert found["failures"] == {}
     assert found["ports"][-1] == {
         "host": "s1",
         "direction": "ingress",
+        "service": "WireGuard",
         "protocol": "udp",
         "port": 51820,
         "address": "203.0.113.129",
@@ -230,6 +279,24 @@ def test_terraform_has_a_resource_of_each_sites_provider() -> None:
     ]
     assert text.count("{") == text.count("}")
     assert len(re.findall(r"^  ingress \{$", text, re.MULTILINE)) == 8
+
+
+def test_icmp_has_no_port_in_any_clouds_words() -> None:
+    inventory = two_gateways()
+    rules = [rule for rule in port_rules(inventory) if rule.protocol == "icmp"]
+    assert rules
+    inventory = replace(inventory, sites={k: replace(v, provider="aliyun") for k, v in inventory.sites.items()})
+    (first, *_) = json.loads(security_groups(inventory, rules, "aliyun", ANYWHERE))
+    permission = first["Permissions"][0]
+    assert (permission["IpProtocol"], permission["PortRange"]) == ("ICMP", "-1/-1")
+    assert 'port_range        = "-1/-1"' in security_groups(inventory, rules, "terraform", ANYWHERE)
+    inventory = replace(inventory, sites={k: replace(v, provider="tencent") for k, v in inventory.sites.items()})
+    (first, *_) = json.loads(security_groups(inventory, rules, "tencent", ANYWHERE))
+    assert first["SecurityGroupPolicySet"]["Ingress"][0].keys() == {
+        *("Protocol", "CidrBlock", "Action", "PolicyDescription")
+    }
+    terraform = security_groups(inventory, rules, "terraform", ANYWHERE)
+    assert 'protocol    = "ICMP"\n    cidr_block' in terraform
 
 
 def test_a_cloud_without_hosts_is_a_usage_error() -> None:

@@ -112,7 +112,7 @@ def test_hosts_answer_while_they_are_asked_and_who_cannot_is_told(fleet: FakeFle
     fleet["n2"].answers_not = "sh: 1: perl: not found"
     failures: dict[str, HostError] = {}
     with answering(fleet, ["n1", "n2"], 51820, TOKEN, failures):  # type: ignore[arg-type]
-        assert (fleet["n1"].answering, fleet["n2"].answering) == ({TOKEN}, set())
+        assert (fleet["n1"].answering, fleet["n2"].answering) == ({("4751820", TOKEN)}, set())
     assert fleet["n1"].answering == set()
     assert {name: error.message for name, error in failures.items()} == {
         "n2": "answer: status 1: sh: 1: perl: not found"

@@ -491,7 +491,7 @@ def test_a_closed_port_is_exit_code_1_and_junit_is_written(
     fleet: FakeFleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr("isthmus.open_ports.connect_tcp", lambda *_: SimpleNamespace(close=lambda: None))
-    fleet["n1"].carries = {"s1": None}
+    fleet["n1"].carries = {"s1:51820/udp": None}
     assert run("check.ports") == 1
     assert "s1 (203.0.113.129): 51820/udp is closed to n1" in capsys.readouterr().out
     assert run("check.all", junit=str(tmp_path / "checks.xml"), json=True) == 1

@@ -47,7 +47,7 @@ def _cases(checkup: Checkup) -> Iterator[_Case]:
         rule = tried.rule
         yield _Case(
             "ports",
-            f"{rule.host} {rule.port}/{rule.protocol} from {rule.source}",
+            f"{rule.host} {rule.admits} from {rule.source}",
             fault=closed_line(tried) if tried.state is State.CLOSED else None,
             skipped=tried.reason if tried.state is State.UNTESTED else None,
         )

@@ -16,11 +16,12 @@ _COLOURS = {State.OPEN: "green", State.CLOSED: "bold red", State.UNTESTED: "yell
 
 
 def rules_json(rules: Iterable[PortRule]) -> list[dict[str, Any]]:
-    """Return [{"host", "direction", "protocol", "port", "address", "source", "source_address", "why"}…]."""
+    """Return [{"host", "direction", "service", "protocol", "port", "address", "source", "source_address", "why"}…]."""
     return [
         {
             "host": rule.host,
             "direction": rule.direction,
+            "service": rule.service.value,
             "protocol": rule.protocol,
             "port": rule.port,
             "address": str(rule.address),
@@ -64,7 +65,7 @@ def closed_line(tried: Tried) -> str:
     rule = tried.rule
     source = f"{rule.source} ({rule.source_address})" if rule.source_address else rule.source
     where = f"{rule.host} ({rule.address})"
-    return f"{where}: {rule.port}/{rule.protocol} is closed to {source}: {tried.reason}; it is for {rule.why}"
+    return f"{where}: {rule.admits} is closed to {source}: {tried.reason}; it is for {rule.why}"
 
 
 def _table(last: str) -> Table:
@@ -78,4 +79,4 @@ def _table(last: str) -> Table:
 
 def _row(rule: PortRule) -> tuple[str, ...]:
     source = str(rule.source_address) if rule.source_address else "any address"
-    return rule.host, str(rule.address), f"{rule.port}/{rule.protocol}", rule.source, source
+    return rule.host, str(rule.address), rule.admits, rule.source, source

@@ -48,7 +48,13 @@ def _source(rule: PortRule, workstation: IPv4Network) -> str:
 
 
 def _description(rule: PortRule) -> str:
-    return f"isthmus: {'WireGuard' if rule.protocol == 'udp' else 'SSH'} from {rule.source}"
+    return f"isthmus: {rule.service.value} from {rule.source}"
+
+
+def _port_range(rule: PortRule) -> str:
+    """Return the ports as Alibaba Cloud writes them; -1/-1 is what it wants for ICMP."""
+    port = -1 if rule.port is None else rule.port
+    return f"{port}/{port}"
 
 
 def _aliyun(inventory: Inventory, host: str, rules: Sequence[PortRule], workstation: IPv4Network) -> dict[str, Any]:
@@ -58,7 +64,7 @@ def _aliyun(inventory: Inventory, host: str, rules: Sequence[PortRule], workstat
         "Permissions": [
             {
                 "IpProtocol": rule.protocol.upper(),
-                "PortRange": f"{rule.port}/{rule.port}",
+                "PortRange": _port_range(rule),
                 "SourceCidrIp": _source(rule, workstation),
                 "Policy": "accept",
                 "NicType": "intranet",  # in a VPC it stands for both, the internet's side included
@@ -76,7 +82,7 @@ def _tencent(host: str, rules: Sequence[PortRule], workstation: IPv4Network) -> 
             "Ingress": [
                 {
                     "Protocol": rule.protocol.upper(),
-                    "Port": str(rule.port),
+                    **({} if rule.port is None else {"Port": str(rule.port)}),  # ICMP goes without
                     "CidrBlock": _source(rule, workstation),
                     "Action": "ACCEPT",
                     "PolicyDescription": _description(rule),
@@ -91,18 +97,7 @@ def _terraform(inventory: Inventory, host: str, rules: Sequence[PortRule], works
     head = f'variable "security_group_of_{host}" {{\n  type = string\n}}\n'
     if inventory.sites[inventory.hosts[host].site].provider == "aliyun":
         return "\n".join([head, *(_alicloud_rule(rule, workstation) for rule in rules)])
-    blocks = "".join(
-        f"""
-  ingress {{
-    action      = "ACCEPT"
-    protocol    = "{rule.protocol.upper()}"
-    port        = "{rule.port}"
-    cidr_block  = "{_source(rule, workstation)}"
-    description = "{_description(rule)}"
-  }}
-"""
-        for rule in rules
-    )
+    blocks = "".join(_tencent_block(rule, workstation) for rule in rules)
     return f"""{head}
 # A rule set replaces every rule of its group: add those of your own, and what may leave (egress).
 resource "tencentcloud_security_group_rule_set" "isthmus_{host}" {{
@@ -111,13 +106,26 @@ resource "tencentcloud_security_group_rule_set" "isthmus_{host}" {{
 """
 
 
+def _tencent_block(rule: PortRule, workstation: IPv4Network) -> str:
+    port = "" if rule.port is None else f'    port        = "{rule.port}"\n'
+    return f"""
+  ingress {{
+    action      = "ACCEPT"
+    protocol    = "{rule.protocol.upper()}"
+{port}    cidr_block  = "{_source(rule, workstation)}"
+    description = "{_description(rule)}"
+  }}
+"""
+
+
 def _alicloud_rule(rule: PortRule, workstation: IPv4Network) -> str:
     source = "workstation" if rule.source == WORKSTATION else rule.source
-    return f"""resource "alicloud_security_group_rule" "isthmus_{rule.host}_{rule.port}_{rule.protocol}_{source}" {{
+    what = rule.admits.replace("/", "_")
+    return f"""resource "alicloud_security_group_rule" "isthmus_{rule.host}_{what}_{source}" {{
   security_group_id = var.security_group_of_{rule.host}
   type              = "ingress"
   ip_protocol       = "{rule.protocol}"
-  port_range        = "{rule.port}/{rule.port}"
+  port_range        = "{_port_range(rule)}"
   cidr_ip           = "{_source(rule, workstation)}"
   policy            = "accept"
   nic_type          = "intranet"
