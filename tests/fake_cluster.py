@@ -115,6 +115,7 @@ class FakeNode:
         self.nameservers = 1
         self.cgroup, self.cpus, self.memory_mb, self.clock = "cgroup2fs", 2, 4000, 1_795_416_825
         self.machine_id = _sum(name)[:32]
+        self.hostname, self.swap_mb = f"{name}.example", 0
         self.preflight_says: list[str] = []
         self.packages: dict[str, str] = {}
         self.held: set[str] = set()
@@ -195,6 +196,7 @@ class FakeNode:
         lines = ["@@ system", self.system, "@@ machine"]
         lines += [f"cgroup {self.cgroup}", f"cpus {self.cpus}", f"memory {self.memory_mb}"]
         lines += [f"disk {self.disk_mb}", f"clock {self.clock}", f"id {self.machine_id}"]
+        lines += [f"hostname {self.hostname}", f"swap {self.swap_mb}"]
         lines += [f"nameservers {self.nameservers}", "@@ addresses"]
         lines += [f"{self.address}/32"] if self.mesh_up else []
         lines.append("@@ packages")

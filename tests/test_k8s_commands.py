@@ -205,6 +205,23 @@ def test_the_checks_before_kubernetes_are_ours_and_where_it_is_kubeadms(inv: Any
         ("n2", {"cpus": 1}, 0, ""),
         ("n2", {"clock": 1_795_416_865}, 1, "n2: ERROR clock: is 40 s away from that of n1"),
         ("s1", {"cgroup": "tmpfs"}, 0, "s1: cgroup: is v1, which Kubernetes refuses since 1.35 unless told otherwise"),
+        ("s1", {"swap_mb": 2048}, 0, "s1: swap: 2048 MB: the kubelet is told to bear it, and pods do not use it"),
+        (
+            "s1",
+            {"hostname": "n1.example"},
+            0,
+            "s1: hostname: is n1.example, as that of n1: Nodes have the inventory's names, but logs and metrics do not",
+        ),
+        (
+            "n2",
+            {"packages": {"containerd.io": "1.7.28-1~debian.12~bookworm"}},
+            0,
+            (
+                "n2: containerd: containerd.io 1.7.28-1~debian.12~bookworm is older than 2.2, which k8s.bootstrap "
+                "would put in its place"
+            ),
+        ),
+        ("n2", {"packages": {"containerd.io": "2.2.0-1~debian.12~bookworm"}}, 0, ""),
         ("s1", {"disk_mb": 2900}, 0, "s1: disk: 2900 MB free below /var/lib, 3000 are the least to begin with"),
         ("s1", {"mesh_up": False}, 1, ""),
     ],

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from isthmus.kubernetes.bundle import OLDEST_CONTAINERD
 from isthmus.kubernetes.cluster import Cluster
 from isthmus.kubernetes.facts import NodeFacts
 
@@ -42,11 +43,18 @@ def findings(cluster: Cluster, facts: Mapping[str, NodeFacts]) -> Iterator[Findi
     """Yield what our own checks find, host by host."""
     plane = facts.get(cluster.control_plane.name)
     machines: dict[str, str] = {}
+    hostnames: dict[str, str] = {}
     for name, host in facts.items():
         yield from _of_machine(cluster, host)
         other = machines.setdefault(host.machine_id, name)
         if host.machine_id and other != name:
             yield Finding(name, True, "machine-id", f"is that of {other}, too: these hosts are copies of one another")
+        other = hostnames.setdefault(host.hostname, name)
+        if host.hostname and other != name:
+            text = (
+                f"is {host.hostname}, as that of {other}: Nodes have the inventory's names, but logs and metrics do not"
+            )
+            yield Finding(name, False, "hostname", text)
         if plane and abs(host.clock - plane.clock) > SKEW_S:
             seconds = abs(host.clock - plane.clock)
             yield Finding(name, True, "clock", f"is {seconds} s away from that of {plane.host}")
@@ -65,7 +73,19 @@ def _of_machine(cluster: Cluster, host: NodeFacts) -> Iterator[Finding]:
             yield found("memory", f"{host.memory_mb} MB, expected {CONTROL_PLANE_MB} on a control plane")
     elif host.memory_mb < WORKER_MB:
         yield found("memory", f"{host.memory_mb} MB, {WORKER_MB} are the least that a node does well with", error=False)
+    if host.swap_mb:
+        yield found("swap", f"{host.swap_mb} MB: the kubelet is told to bear it, and pods do not use it", error=False)
+    installed = host.packages.get("containerd.io")
+    if installed and _minor(installed.version) < OLDEST_CONTAINERD:
+        oldest = ".".join(map(str, OLDEST_CONTAINERD))
+        text = f"containerd.io {installed.version} is older than {oldest}, which k8s.bootstrap would put in its place"
+        yield found("containerd", text, error=False)
     if host.disk_mb < FREE_MB and not host.is_member:
         yield found(
             "disk", f"{host.disk_mb} MB free below /var/lib, {FREE_MB} are the least to begin with", error=False
         )
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    """Return (1, 7) of a Debian version such as 1.7.28-1~debian.12~bookworm."""
+    return tuple(int(number) for number in re.findall(r"\d+", version.rpartition(":")[2])[:2])

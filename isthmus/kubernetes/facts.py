@@ -82,6 +82,8 @@ class NodeFacts:
     """Free below /var/lib."""
     clock: int
     machine_id: str
+    hostname: str
+    swap_mb: int
     nameservers: int
     """That others than the host itself serve."""
     addresses: tuple[IPv4Address, ...]
@@ -143,6 +145,8 @@ def parse_probe(host: str, text: str) -> NodeFacts:
         disk_mb=_number(machine.get("disk")),
         clock=_number(machine.get("clock")),
         machine_id=machine.get("id", ""),
+        hostname=machine.get("hostname", ""),
+        swap_mb=_number(machine.get("swap")),
         nameservers=_number(machine.get("nameservers")),
         addresses=tuple(IPv4Interface(line).ip for line in sections["addresses"]),
         packages=dict(_packages(sections["packages"])),

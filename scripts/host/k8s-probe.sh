@@ -13,6 +13,8 @@ echo "memory $(awk '/^MemTotal:/ { print int($2 / 1024) }' /proc/meminfo)"
 echo "disk $(df -Pm /var/lib | awk 'NR == 2 { print $4 }')"
 echo "clock $(date +%s)"
 echo "id $(cat /etc/machine-id 2>/dev/null)"
+echo "hostname $(cat /proc/sys/kernel/hostname)"
+echo "swap $(awk '/^SwapTotal:/ { print int($2 / 1024) }' /proc/meminfo)"
 # What pods of the host's network are given to ask, as the kubelet finds it; a stub on the host itself does not count.
 resolv=/run/systemd/resolve/resolv.conf
 [ -e $resolv ] || resolv=/etc/resolv.conf
