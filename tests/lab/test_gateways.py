@@ -57,6 +57,20 @@ def test_with_a_gateway_that_stands_by_everybody_reaches_everybody(admin: Admin)
     assert_whole(admin)
 
 
+def test_pings_that_a_group_drops_inside_a_site_are_named(admin: Admin) -> None:
+    """Without them nobody would learn that the second gateway takes charge."""
+    assert all(port["state"] == "open" for port in admin.json("check.ports", code=OK)["ports"])
+    admin.said("n2", "iptables -I INPUT -p icmp --icmp-type echo-request -s 172.16.0.3 -j DROP")
+    try:
+        report = admin.json("check.ports", code=1)
+    finally:
+        admin.said("n2", "iptables -D INPUT -p icmp --icmp-type echo-request -s 172.16.0.3 -j DROP")
+    closed = [port for port in report["ports"] if port["state"] != "open"]
+    assert [(port["host"], port["source"], port["protocol"], port["port"]) for port in closed] == [
+        ("n2", "n3", "icmp", None)
+    ]
+
+
 def test_another_gateway_takes_charge_while_packets_pass(admin: Admin) -> None:
     with echoing(admin, "s1"):
         for gateways in (N2_IN_CHARGE, N1_IN_CHARGE):
