@@ -30,6 +30,10 @@ INPUTS = {
     "k8s-serve": {"address", "token", "idle_s"},
     "k8s-fetch": {"address", "port", "token"},
     "k8s-prepare": {"debs", "images", "hold", "endpoint", "address", "apt_wait"},
+    "k8s-balance": {"config", "unit_file", "apt_wait"},
+    "k8s-certs": set(),
+    "k8s-uncerts": set(),
+    "k8s-etcd": {"members"},
     "k8s-init": {"wait_s"},
     "k8s-join": {"wait_s"},
     "k8s-tokens": {"count", "ttl"},
@@ -93,6 +97,11 @@ class Kube:
     minted: list[str] = field(default_factory=list)
     answers: bool = True
     namespaces: set[str] = field(default_factory=set)
+    members: set[str] = field(default_factory=set)
+    """etcd's, by name; one that has not begun yet counts as much."""
+    certificates: str | None = None
+    """The key of those that are handed over now."""
+    keys: list[str] = field(default_factory=list)
 
     @property
     def networked(self) -> bool:
@@ -121,6 +130,7 @@ class FakeNode:
         self.held: set[str] = set()
         self.files: dict[str, tuple[str, int]] = {}
         self.endpoint: str | None = None
+        self.balancer_up = False
         self.kernel: set[str] = {"overlay"}
         self.sysctls = {"net/ipv4/ip_forward": "0"}
         self.running: set[str] = set()
@@ -152,13 +162,14 @@ class FakeNode:
             ),
             *sorted(f"{path} {mode:o} {_sum(text)}" for path, (text, mode) in self.files.items()),
             f"endpoint {self.endpoint}; {sorted(self.kernel)} {self.sysctls}",
-            f"{sorted(self.running)} {sorted(self.enabled)}",
+            f"{sorted(self.running)} {sorted(self.enabled)}{' balances' if self.balancer_up else ''}",
             f"{sorted(self.images)} {sorted(self.bundle)} {sorted(self.kubeadm)} {self.servers} {self.unfinished}",
         ]
         if self.kube:
             parts += [f"{name} {node}" for name, node in sorted(self.kube.nodes.items())]
             parts += [
-                f"{sorted(self.kube.manifests.items())} {sorted(self.kube.tokens)} {sorted(self.kube.namespaces)}"
+                f"{sorted(self.kube.manifests.items())} {sorted(self.kube.tokens)} {sorted(self.kube.namespaces)}",
+                f"{sorted(self.kube.members)} {self.kube.certificates}",
             ]
         return "\n".join(parts)
 
@@ -183,7 +194,8 @@ class FakeNode:
         if name in self.refuses:
             raise RefusalError(self.refuses[name])
         if stdin:
-            assert name in ("k8s-receive", "k8s-init", "k8s-join", "k8s-kubectl", "k8s-preflight"), name
+            allowed = ("k8s-receive", "k8s-init", "k8s-join", "k8s-certs", "k8s-kubectl", "k8s-preflight")
+            assert name in allowed, name
         function: Callable[..., str] = getattr(self, "_" + name.replace("-", "_").removeprefix("k8s_"))
         return name, function(inputs, tail, stdin)
 
@@ -209,12 +221,13 @@ class FakeNode:
             if path in self.files:
                 text, mode = self.files[path]
                 lines.append(f"{path} {mode:o} {_sum(text)} {text.splitlines()[0][:20]}")
-        lines += ["@@ endpoint", *([self.endpoint] if self.endpoint else []), "@@ kernel", *sorted(self.kernel)]
+        lines += ["@@ endpoint", *(self.endpoint or "").split(), "@@ kernel", *sorted(self.kernel)]
         lines += [f"{name}:{value}" for name, value in self.sysctls.items()]
         lines.append("@@ units")
         for unit in ("containerd", "kubelet"):
             active = "active" if unit in self.running else "inactive"
             lines.append(f"{unit} {active} {'enabled' if unit in self.enabled else 'disabled'}")
+        lines.append("isthmus-api active enabled" if self.balancer_up else "isthmus-api inactive")
         lines += ["@@ images", *sorted(self.images), "@@ kubeadm", *sorted(self.kubeadm), "@@ servers", *self.servers]
         lines += ["@@ ca", *self.ca.splitlines()]
         lines += ["@@ busy"] if self.busy else []
@@ -222,11 +235,28 @@ class FakeNode:
         self.busy = max(0, self.busy - 1)
         if "admin.conf" in self.kubeadm:
             lines += ["@@ certificates", *self.ca.splitlines(), "@@ api"]
-            if self.kube and self.kube.answers and not self.unfinished:
+            if self.kube and self._api() and not self.unfinished:
                 lines += ["ready", "@@ nodes", *self._nodes().splitlines(), "@@ manifests"]
                 lines += [f"{name} {digest}" for name, digest in self.kube.manifests.items() if digest]
                 lines += ["@@ system pods", *(f"kube-proxy-{n} {n} Running true" for n in self.kube.nodes)]
         return "\n".join([*lines, "@@ end", ""])
+
+    def _api(self) -> bool:
+        """Return whether some control plane where the API's name leads from here answers."""
+        addresses = (self.endpoint or "").split()
+        if addresses == ["127.0.0.1"]:
+            config = self.files.get("/etc/isthmus-kubernetes/haproxy.cfg", ("", 0))[0]
+            addresses = re.findall(r"^    server \S+ (\S+):6443$", config, re.MULTILINE) if self.balancer_up else []
+        return any(host.serves for host in self.fleet.hosts.values() if host.address in addresses)
+
+    @property
+    def serves(self) -> bool:
+        """Whether an API runs here, with an etcd that has a majority."""
+        if self.kube is None or not self.kube.answers or self.unreachable or self.name not in self.kube.members:
+            return False
+        hosts = [self.fleet.hosts[name] for name in self.kube.members]
+        well = [host for host in hosts if not host.unreachable and "etcd" in host.kubeadm]
+        return "etcd" in self.kubeadm and 2 * len(well) > len(hosts)
 
     def _nodes(self) -> str:
         assert self.kube is not None
@@ -317,7 +347,8 @@ class FakeNode:
         return ""
 
     def _preflight(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
-        assert inputs["phase"] == ("init" if self.name == "n1" else "join")
+        held = any(host.kube for host in self.fleet.hosts.values())
+        assert inputs["phase"] == ("init" if self.name == "n1" and not held else "join")
         assert f"kind: {inputs['phase'].title()}Configuration\n" in stdin.decode()
         return "".join(f"{line}\n" for line in self.preflight_says)
 
@@ -356,7 +387,8 @@ class FakeNode:
         self._point("init:half")
         self.kubeadm |= {"admin.conf", "kubelet.conf"}
         self.servers = [ENDPOINT]
-        self.kube = Kube(self.ca)
+        assert not any(host.kube for host in self.fleet.hosts.values()), "a second cluster is made beside the first"
+        self.kube = Kube(self.ca, members={self.name})
         self.running.add("kubelet")
         self._register(self.kube, config)
         self._point("init:done")
@@ -371,6 +403,8 @@ class FakeNode:
         kube.nodes[self.name] = KubeNode(
             self.address, {"kubernetes.io/hostname": self.name}, {f"{k}{'=' if v else ''}{v}:{e}" for k, v, e in taints}
         )
+        if kube is self.kube:
+            kube.nodes[self.name].labels["node-role.kubernetes.io/control-plane"] = ""
         kube.nodes[self.name].annotations["flannel.alpha.coreos.com/public-ip"] = self.address
 
     def _join(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
@@ -378,31 +412,102 @@ class FakeNode:
         self._unfinished()
         if "kubelet.conf" in self.kubeadm:
             return ""
-        plane = next(host for host in self.fleet.hosts.values() if host.kube)
-        kube = plane.kube
-        assert kube is not None
+        kube = next(host.kube for host in self.fleet.hosts.values() if host.kube)
         token = re.search(r'^    token: "(\S+)"$', config, re.MULTILINE)
         assert token is not None
+        key = re.search(r'^  certificateKey: "([0-9a-f]{64})"$', config, re.MULTILINE)
         self._check()
+        if key and self.balancer_up:
+            raise RefusalError("[ERROR Port-6443]: Port 6443 is in use")
         self.unfinished = "join"
         self._point("join:begun")
+        if not self._api():
+            raise RefusalError("error: dial tcp: lookup api.isthmus.internal: no such host")
         if token[1] not in kube.tokens:
             raise RefusalError("error: couldn't validate the identity of the API Server: invalid token")
-        if self.endpoint != plane.address:
-            raise RefusalError("error: dial tcp: lookup api.isthmus.internal: no such host")
         if self.name in kube.nodes:
             raise RefusalError(
                 f'error: a Node with name "{self.name}" and status "Ready" already exists in the cluster'
             )
-        self.kubeadm = {"bootstrap-kubelet.conf", "pki/ca.crt"}
-        self.ca = kube.ca
-        self._point("join:half")
-        self.kubeadm = {"kubelet.conf", "pki/ca.crt"}
-        self.servers = [ENDPOINT]
+        if key:
+            self._join_etcd(kube, key[1], config)
+        else:
+            self.kubeadm = {"bootstrap-kubelet.conf", "pki/ca.crt"}
+            self.ca = kube.ca
+            self._point("join:half")
+            self.kubeadm = {"kubelet.conf", "pki/ca.crt"}
+        self.servers = [ENDPOINT, f"https://{self.address}:6443"] if key else [ENDPOINT]
         self.running.add("kubelet")
         self._register(kube, config)
         self._point("join:done")
         self.unfinished = None
+        return ""
+
+    def _join_etcd(self, kube: Kube, key: str, config: str) -> None:
+        """Become a control plane as kubeadm makes one: certificates, then the kubelet, then etcd."""
+        if key != kube.certificates:
+            raise RefusalError('error: Secret "kubeadm-certs" was not found, or is of another key')
+        assert f'    advertiseAddress: "{self.address}"\n' in config
+        self.kubeadm = {"pki/ca.crt", "manifests/kube-apiserver.yaml"}
+        self.ca = kube.ca
+        self._point("join:half")
+        if self.name in kube.members:
+            raise RefusalError("error: etcd has a member of this address already")
+        well = all("etcd" in self.fleet.hosts[name].kubeadm for name in kube.members)
+        assert well, "a member is added while another one is gone"
+        self.kubeadm |= {"admin.conf", "kubelet.conf", "etcd"}
+        kube.members.add(self.name)
+        self.kube = kube
+        self._point("join:member")
+
+    def _certs(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
+        assert self.kube is not None
+        assert tail == ""
+        key = re.search(r'^certificateKey: "([0-9a-f]{64})"$', stdin.decode(), re.MULTILINE)
+        assert key is not None
+        assert "kind: ClusterConfiguration\n" in stdin.decode(), "kubeadm would ask the internet for its version"
+        self.kube.certificates = key[1]
+        self.kube.keys.append(key[1])
+        self._point("certs:there")
+        return ""
+
+    def _uncerts(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
+        assert self.kube is not None
+        self.kube.certificates = None
+        return ""
+
+    def _etcd(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
+        assert self.kube is not None
+        if not self._api():
+            raise RefusalError("etcd cannot be asked: context deadline exceeded")
+        for member in inputs["members"].split():
+            name, _, address = member.partition("=")
+            assert self.fleet.hosts[name].address == address
+            if name in self.kube.members:
+                staying = self.kube.members - {name}
+                well = [one for one in staying if self.fleet.hosts[one].unreachable is None]
+                if 2 * len(well) <= len(staying):
+                    raise RefusalError(f"etcd keeps {name}: Error: etcdserver: unhealthy cluster")
+                self.kube.members.discard(name)
+        self._point("etcd:left")
+        return ""
+
+    def _balance(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
+        rest = tail
+        while match := re.match(r"stage (\S+) ([0-7]+) <<'\.'\n([A-Za-z0-9+/=\n]*)\.\n", rest):
+            self.files[match[1]] = (base64.b64decode(match[3]).decode(), int(match[2], 8))
+            rest = rest[match.end() :]
+        paths = (inputs["config"], inputs["unit_file"])
+        if rest == "balance\n":
+            assert all(path in self.files for path in paths)
+            self._point("balance:files")
+            assert "etcd" not in self.kubeadm, "port 6443 is the API's own here"
+            self.balancer_up = True
+        else:
+            assert rest == "unbalance\n", rest
+            self.balancer_up = False
+            for path in paths:
+                self.files.pop(path, None)
         return ""
 
     def _tokens(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
@@ -426,9 +531,9 @@ class FakeNode:
             return ""
         self.unfinished = "reset"
         self._point("reset:begun")
-        plane = next((host for host in self.fleet.hosts.values() if host.kube), None)
-        if plane and plane.kube and self.name in plane.kube.nodes:
-            plane.kube.nodes[self.name].up = False
+        kube = next((host.kube for host in self.fleet.hosts.values() if host.kube), None)
+        if kube and self.name in kube.nodes:
+            kube.nodes[self.name].up = False
         self.kubeadm, self.servers, self.ca, self.kube, self.unfinished = set(), [], "", None, None
         self.running.discard("kubelet")
         return ""
@@ -438,7 +543,7 @@ class FakeNode:
     def _kubectl(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
         if "admin.conf" not in self.kubeadm or self.kube is None:
             raise RefusalError("there is no cluster on this host")
-        if not self.kube.answers:
+        if not self._api():
             raise RefusalError("The connection to the server was refused")
         output = ""
         for line in tail.splitlines():
@@ -508,6 +613,8 @@ class FakeNode:
             assert what == "pods", what
 
     def _get(self, kube: Kube, what: str, words: list[str]) -> str:
+        if (what, words[0]) == ("--raw", "/readyz"):
+            return "ok"
         if what == "service":
             name = f"Service {words[1]}/{words[2]}"
             there = name in kube.manifests

@@ -67,9 +67,12 @@ def test_the_articles_cluster() -> None:
         (
             [
                 ('public  = "203.0.113.2" ', 'roles = ["control-plane"]\npublic  = "203.0.113.2" '),
-                ('address = "172.16.0.3"', 'address = "172.16.0.3"\nroles = ["control-plane"]'),
+                ('address = "172.16.128.1"', 'address = "172.16.128.1"\nroles = ["control-plane"]'),
             ],
-            "hosts: found 3 control planes (n1, n2, n3), expected one: more are not supported yet",
+            (
+                "hosts: found control planes of several sites (n1 in nanjing, n2 in nanjing, s1 in shanghai),"
+                " expected all in one: etcd waits for a majority"
+            ),
         ),
         (
             [('"1.36"', '"1.33"')],
@@ -101,6 +104,27 @@ def test_the_articles_cluster() -> None:
 )
 def test_what_cannot_be_a_cluster_is_refused(edits: list[tuple[str, str]], said: str) -> None:
     assert refused(*edits) == [said]
+
+
+def test_three_control_planes_of_one_site_and_where_the_apis_name_leads() -> None:
+    found = cluster(
+        ('public  = "203.0.113.2" ', 'roles = ["control-plane"]\npublic  = "203.0.113.2" '),
+        ('address = "172.16.0.3"', 'address = "172.16.0.3"\nroles = ["control-plane"]'),
+    )
+    assert [node.name for node in found.control_planes] == ["n1", "n2", "n3"]
+    assert (found.control_plane.name, found.workers) == ("n1", ("s1",))
+    leads = {name: [str(address) for address in found.api_addresses(node)] for name, node in found.nodes.items()}
+    assert leads == {
+        "n1": ["172.16.0.1", "172.16.0.2", "172.16.0.3"],
+        "n2": ["172.16.0.2", "172.16.0.1", "172.16.0.3"],
+        "n3": ["172.16.0.3", "172.16.0.1", "172.16.0.2"],
+        "s1": ["127.0.0.1"],
+    }
+
+
+def test_one_control_plane_is_reached_by_its_address_from_everywhere() -> None:
+    found = cluster()
+    assert {str(*found.api_addresses(node)) for node in found.nodes.values()} == {"172.16.0.1"}
 
 
 def test_without_a_section_there_is_no_cluster() -> None:

@@ -17,6 +17,7 @@ from isthmus.kubernetes.bundle import parse_bundle
 from isthmus.kubernetes.cluster import cluster_of
 from isthmus.kubernetes.configs import (
     HEADER,
+    balancer_files,
     check_manifest,
     host_files,
     init_config,
@@ -34,8 +35,13 @@ def rendered(case: str) -> dict[str, str]:
     bundle = parse_bundle(bundles.text(), "bundle.toml", cluster)
     texts = {f"host{path}": file.text for path, file in host_files(cluster, bundle).items()}
     texts["init.yaml"] = init_config(cluster, bundle.kubernetes)
-    for name in cluster.workers:
-        texts[f"join-{name}.yaml"] = join_config(cluster, cluster.nodes[name], "TOKEN", "sha256:HASH")
+    for node in cluster.nodes.values():
+        texts.update({f"balancer{path}": file.text for path, file in balancer_files(cluster, node).items()})
+        key = "KEY" if node.control_plane else ""
+        if node != cluster.control_plane:
+            texts[f"join-{node.name}.yaml"] = join_config(cluster, node, "TOKEN", "sha256:HASH", key)
+    if cluster.has_balancers:
+        texts["upload-certs.yaml"] = init_config(cluster, bundle.kubernetes, "KEY")
     for name, text in manifests(cluster, bundle).items():
         texts[f"{name.replace('/', '.').replace(' ', '-')}.yaml"] = text
     texts["check-pods.yaml"] = check_manifest(bundle.check)
@@ -60,11 +66,11 @@ def test_the_texts_are_the_expected_ones_and_no_others(case: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_what_stays_on_a_host_says_whose_it_is(case: str) -> None:
     for path, text in rendered(case).items():
-        if path.startswith("host/"):
+        if path.startswith(("host/", "balancer/")):
             assert text.splitlines()[0] == HEADER, path
 
 
 def test_a_sum_changes_with_what_it_is_of() -> None:
     sums = {case: sum_of(rendered(case)["DaemonSet-kube-flannel.isthmus-flannel.yaml"]) for case in CASES}
     assert all(len(digest) == 64 for digest in sums.values())
-    assert len(set(sums.values())) == len(sums)
+    assert sums["other_settings"] != sums["article"] == sums["three_planes"]

@@ -15,6 +15,7 @@ from isthmus.cluster.phases import API_S, LOCK_WAIT_S, Phases
 from isthmus.cluster.survey import ClusterReport, nodes_of, on_plane, replan, survey
 from isthmus.errors import HostError, UsageError
 from isthmus.host_scripts import host_script
+from isthmus.kubernetes.state import holds_cluster, speaker
 from isthmus.model import Inventory
 from isthmus.remote import Fleet
 from isthmus.survey import Progress, silent
@@ -27,7 +28,7 @@ def bootstrap(
     forced: Collection[str] = (),
     progress: Progress = silent,
 ) -> ClusterReport:
-    """Make hosts nodes of the cluster, the control plane first; what is done already is left alone.
+    """Make hosts nodes of the cluster, the control planes first; what is done already is left alone.
 
     Raises InventoryError, before anything is touched, for what cannot be asked of any host, such as a bundle with a
     wrong sum. Hosts that failed are in the report's failures.
@@ -46,7 +47,7 @@ def bootstrap(
     _wait_while(lambda: _silent(report), API_S, words, look_again, progress)
     report.failures.update({name: HostError(name, "another run is still at work here") for name in busy})
     report.times.append(("look at the hosts", time.monotonic() - began))
-    plane = report.cluster.control_plane.name
+    plane = report.plane
     if plane not in report.plans and plane in report.facts and report.facts[plane].api is None:
         report.failures.setdefault(plane, HostError(plane, "holds no cluster yet: begin with it"))
     if not report.waiting:
@@ -91,9 +92,8 @@ def _busy(report: ClusterReport) -> list[str]:
 
 
 def _silent(report: ClusterReport) -> list[str]:
-    plane = report.facts.get(report.cluster.control_plane.name)
-    initialised = plane is not None and "admin.conf" in plane.kubeadm and not plane.unfinished
-    return [plane.host] if plane is not None and initialised and plane.api is None else []
+    plane = speaker(report.cluster, report.facts)
+    return [plane.host] if plane is not None and holds_cluster(plane) and plane.api is None else []
 
 
 def misplaced(report: ClusterReport) -> dict[str, HostError]:

@@ -2,64 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
-from isthmus.cluster.phases import KUBEADM_TIMEOUT_S, LOCK_WAIT_S, forget_nodes
-from isthmus.cluster.survey import ClusterReport, kubectl, look, nodes_of, on_plane
+from isthmus.cluster.phases import APT_WAIT_S, KUBEADM_TIMEOUT_S, LOCK_WAIT_S, forget_nodes
+from isthmus.cluster.planes import is_plane, leave_etcd, majority_note
+from isthmus.cluster.survey import ClusterReport, kubectl, look, planes_and
 from isthmus.errors import HostError, UnreachableError, UsageError
 from isthmus.host_scripts import host_script
-from isthmus.kubernetes.cluster import cluster_of
-from isthmus.kubernetes.facts import NodeFacts
-from isthmus.kubernetes.state import State, states
+from isthmus.kubernetes.cluster import ROLE_LABEL, cluster_of
+from isthmus.kubernetes.configs import BALANCER, BALANCER_UNIT
+from isthmus.kubernetes.facts import NodeFacts, NodeObject
+from isthmus.kubernetes.state import State, speaker, states
 from isthmus.model import Inventory
-from isthmus.remote import Fleet
+from isthmus.remote import Fleet, Remote
 from isthmus.survey import Progress, silent
 
 DRAIN_S = 300
 
 
 def remove(inventory: Inventory, fleet: Fleet, host: str, progress: Progress = silent) -> ClusterReport:
-    """Drain a worker, delete its Node and clean the host. One that is off is forgotten all the same, and told."""
+    """Drain a node, delete its Node and clean the host. One that is off is forgotten all the same, and told.
+
+    A control plane leaves etcd first, which refuses where those that stay would be no majority.
+    """
     report = ClusterReport(cluster_of(inventory))
-    plane = report.cluster.control_plane.name
-    if host == plane:
+    cluster = report.cluster
+    if [host] == planes_and(cluster):
         raise UsageError(f"{host} holds the cluster's API: `inv k8s.reset` ends the whole cluster")
-    _look(report, fleet, [plane, host], progress)
+    _look(report, fleet, planes_and(cluster, [host]), progress)
+    plane = _other_plane(report, host)
+    report.failures = {name: error for name, error in report.failures.items() if name in (plane, host)}
     if plane in report.failures:
         return report
-    if report.facts[plane].api is None:
+    api = report.facts[plane].api
+    if api is None:
         report.failures[plane] = HostError(plane, "its API does not answer; without it no host can be drained")
         return report
     off = isinstance(report.failures.get(host), UnreachableError)
     if host in report.failures and not off:
         return report
-    known = nodes_of(report.facts, report.cluster).get(host)
-    if known:
-        if known.ready and not off:
-            flags = ("--ignore-daemonsets", "--delete-emptydir-data", "--force", f"--timeout={DRAIN_S}s")
-            progress(host, "draining")
-            on_plane(
-                fleet, report.cluster, lambda remote: kubectl(remote, ("drain", host, *flags), timeout=DRAIN_S + 60)
-            )
-        on_plane(fleet, report.cluster, lambda remote: forget_nodes(remote, [host]))
-        progress(host, "its Node is deleted")
-        report.changed = (host,)
+    _forget(report, fleet, plane, host, api.nodes.get(host), progress)
     if off:
         what = f"{report.failures.pop(host).message}: its Node is deleted, its files stay"
-        report.notes = (f"{host}: {what}; it is cleaned by the next k8s.remove or k8s.bootstrap that reaches it",)
+        left = f"{host}: {what}; it is cleaned by the next k8s.remove or k8s.bootstrap that reaches it"
+        report.notes = (left, *report.notes)
         return report
     if report.facts[host].is_member or report.facts[host].unfinished:
         _clean(report, fleet, [host], progress)
     return report
 
 
+def _forget(
+    report: ClusterReport, fleet: Fleet, plane: str, host: str, known: NodeObject | None, progress: Progress
+) -> None:
+    """Drain a node if it is well, take it out of etcd if it is in, and delete its Node."""
+
+    def ask(function: Callable[[Remote], object]) -> None:
+        result = fleet.each([plane], function)[plane]
+        if isinstance(result, HostError):
+            raise result
+
+    if known and known.ready and host in report.facts:
+        flags = ("--ignore-daemonsets", "--delete-emptydir-data", "--force", f"--timeout={DRAIN_S}s")
+        progress(host, "draining")
+        ask(lambda remote: kubectl(remote, ("drain", host, *flags), timeout=DRAIN_S + 60))
+    if is_plane(report.facts.get(host)) or (known and ROLE_LABEL in known.labels):
+        ask(lambda remote: leave_etcd(remote, report.cluster.nodes[host]))
+        progress(host, "has left etcd")
+        report.notes = majority_note(report.cluster, host)
+    if known:
+        ask(lambda remote: forget_nodes(remote, [host]))
+        progress(host, "its Node is deleted")
+        report.changed = (host,)
+
+
 def reset(inventory: Inventory, fleet: Fleet, progress: Progress = silent) -> ClusterReport:
-    """Take every host out of the cluster, the control plane last. Hosts of other clusters are left alone."""
+    """Take every host out of the cluster, the control planes last. Hosts of other clusters are left alone."""
     report = ClusterReport(cluster_of(inventory))
-    plane = report.cluster.control_plane.name
     _look(report, fleet, list(report.cluster.nodes), progress)
+    plane = report.plane
     members = [name for name, facts in report.facts.items() if facts.is_member or facts.unfinished]
-    _clean(report, fleet, [name for name in members if name != plane and name not in report.failures], progress)
+    going = [name for name in members if name != plane and name not in report.failures]
+    others = [name for name in going if is_plane(report.facts[name])]
+    _clean(report, fleet, [name for name in going if name not in others], progress)
+    for name in others:  # one by one, so that kubeadm can take each out of etcd
+        _clean(report, fleet, [name], progress)
     if plane in members and plane not in report.failures:
         if any(name != plane for name in report.failures):
             text = "it is kept until the other hosts are reset: without its CA nobody could tell that they are its own"
@@ -67,6 +94,15 @@ def reset(inventory: Inventory, fleet: Fleet, progress: Progress = silent) -> Cl
         else:
             _clean(report, fleet, [plane], progress)
     return report
+
+
+def _other_plane(report: ClusterReport, host: str) -> str:
+    """Return the control plane to ask about a host that leaves: not itself, if another one can be asked."""
+    others = {name: facts for name, facts in report.facts.items() if name != host}
+    found = speaker(report.cluster, others)
+    if found and found.api:
+        return found.host
+    return next(name for name in planes_and(report.cluster) if name != host)
 
 
 def _look(report: ClusterReport, fleet: Fleet, hosts: Collection[str], progress: Progress) -> None:
@@ -81,9 +117,16 @@ def _look(report: ClusterReport, fleet: Fleet, hosts: Collection[str], progress:
 
 def _clean(report: ClusterReport, fleet: Fleet, hosts: Iterable[str], progress: Progress) -> None:
     script = host_script("k8s-reset", only_unfinished="no", wait_s=LOCK_WAIT_S)
+    off = host_script("k8s-balance", config=BALANCER, unit_file=BALANCER_UNIT, apt_wait=APT_WAIT_S) + "unbalance\n"
+
+    def clean(remote: Remote) -> None:
+        remote.run(script, timeout=KUBEADM_TIMEOUT_S)
+        if {BALANCER, BALANCER_UNIT} & report.facts[remote.name].files.keys():
+            remote.run(off, timeout=KUBEADM_TIMEOUT_S)
+
     results = fleet.each(
         hosts,
-        lambda remote: remote.run(script, timeout=KUBEADM_TIMEOUT_S),
+        clean,
         on_done=lambda name, result: progress(name, result.message if isinstance(result, HostError) else "cleaned"),
     )
     for name, result in results.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from isthmus.cluster.survey import ClusterReport, kubectl, look, nodes_of, on_plane
+from isthmus.cluster.survey import ClusterReport, kubectl, look, nodes_of, on_plane, planes_and
 from isthmus.errors import HostError
 from isthmus.kubernetes.cluster import Cluster, cluster_of
 from isthmus.kubernetes.drift import drift
@@ -25,15 +25,14 @@ def mark(
 ) -> ClusterReport:
     """Set and take off labels and taints of the hosts of `only` (all by default); ones that have not joined fail."""
     report = ClusterReport(cluster_of(inventory))
-    plane = report.cluster.control_plane.name
-    found = look(fleet, report.cluster, [plane])[plane]
-    if isinstance(found, HostError) or found.api is None:
-        error = found if isinstance(found, HostError) else HostError(plane, "its API does not answer")
-        report.failures[plane] = error
-        return report
-    assert isinstance(found, NodeFacts)
-    report.facts[plane] = found
+    found = look(fleet, report.cluster, planes_and(report.cluster))
+    report.facts = {name: facts for name, facts in found.items() if isinstance(facts, NodeFacts)}
     known = nodes_of(report.facts, report.cluster)
+    if not known:
+        error = found[report.plane]
+        silence = HostError(report.plane, "its API does not answer")
+        report.failures[report.plane] = error if isinstance(error, HostError) else silence
+        return report
     hosts = [name for name in report.cluster.nodes if only is None or name in only]
     for name in hosts:
         if name not in known:

@@ -10,16 +10,27 @@ from typing import TypeVar
 
 from isthmus.cluster.delivery import check_files, deliver, size
 from isthmus.cluster.marking import marks
-from isthmus.cluster.survey import ClusterReport, apply, bundle_folder, kubectl, look, nodes_of, on_plane
+from isthmus.cluster.planes import certificates, is_plane, leave_etcd, refused, renew_proxy
+from isthmus.cluster.survey import ClusterReport, apply, bundle_folder, kubectl, look, nodes_of, on_plane, planes_and
 from isthmus.errors import CommandError, HostError
 from isthmus.host_scripts import host_script
 from isthmus.kubernetes.bundle import PACKAGES, Bundle, BundleFile
-from isthmus.kubernetes.configs import init_config, join_config, sum_of
+from isthmus.kubernetes.configs import BALANCER, BALANCER_UNIT, init_config, join_config, sum_of
 from isthmus.kubernetes.facts import NodeFacts, ca_hash
-from isthmus.kubernetes.plan import Do, NodePlan, Wanted, differing_files, missing_debs, missing_images, wanted_of
+from isthmus.kubernetes.plan import (
+    Do,
+    NodePlan,
+    Wanted,
+    balancing,
+    differing_files,
+    missing_debs,
+    missing_images,
+    wanted_of,
+)
 from isthmus.kubernetes.state import State
 from isthmus.model import Inventory
 from isthmus.remote import Fleet, Remote
+from isthmus.render import File
 from isthmus.survey import Progress
 
 T = TypeVar("T")
@@ -48,7 +59,7 @@ class Phases:
         self.report = report
         self.progress = progress
         self.cluster = report.cluster
-        self.plane = report.cluster.control_plane.name
+        self.plane = report.plane
         self.folder = bundle_folder(inventory)
         self.wanted = wanted_of(report.cluster, bundle)
         self.touched: set[str] = set()
@@ -61,7 +72,8 @@ class Phases:
             ("prepare the hosts", self.prepare, self._any(Do.PREPARE)),
             ("initialise the control plane", self.initialise, self._any(Do.INITIALISE)),
             ("apply flannel and Services", self.apply, self._any(Do.APPLY)),
-            ("join", self.join, self._any(Do.JOIN)),
+            ("join the control planes", self.join_planes, bool(self._joining(planes=True))),
+            ("join", self.join, bool(self._joining(planes=False))),
             ("label and taint", self.mark, self._any(Do.MARK)),
             ("wait until all is ready", self.wait, True),
         )
@@ -85,6 +97,10 @@ class Phases:
             only_unfinished = "yes" if facts.unfinished else "no"
             scripts[name] = host_script("k8s-reset", only_unfinished=only_unfinished, wait_s=LOCK_WAIT_S)
         lost = [name for name in scripts if self.report.plans[name].found.state is not State.FOREIGN]
+        # A member of etcd that is wiped still counts: it leaves first.
+        self._leave_etcd([name for name in lost if name != self.plane and is_plane(self.report.facts[name])])
+        if self.plane in self.report.failures:
+            return
         self._each(scripts, lambda remote: remote.run(scripts[remote.name], timeout=KUBEADM_TIMEOUT_S), "cleaned up")
         known = nodes_of(self.report.facts, self.cluster)
         gone = [name for name in [*stale, *lost] if name in known and name != self.plane]
@@ -109,6 +125,10 @@ class Phases:
         """Install packages, write files, start containerd, import images: all hosts at once."""
         hosts = self._left(Do.PREPARE)
         self._each(hosts, self._prepare, "prepared", before="preparing: packages, files, images")
+        known = nodes_of(self.report.facts, self.cluster)
+        moved = [name for name in self._left(Do.PREPARE) if name in known and self._led_elsewhere(name)]
+        if moved:
+            self._ask(lambda remote: renew_proxy(remote, *moved))
 
     def initialise(self) -> None:
         """Run `kubeadm init`, and wait for the API."""
@@ -146,9 +166,38 @@ class Phases:
         self._ask(hand_over)
         self.progress(self.plane, "applied " + (", ".join([name for name, _ in missing] + surplus) or "nothing"))
 
+    def join_planes(self) -> None:
+        """Join further control planes, one after the other; after one that failed the others wait for the next run."""
+        hosts = self._joining(planes=True)
+        self._leave_etcd(hosts)  # a machine that was made anew is still a member by its old self
+        if not hosts or self.plane in self.report.failures:
+            return
+        try:
+            with certificates(self.fleet, self.cluster, self.bundle.kubernetes) as key:
+                for number, name in enumerate(hosts):
+                    self._join([name], key)
+                    self._look_at_plane()
+                    if name in self.report.failures or self.plane in self.report.failures:
+                        for later in hosts[number + 1 :]:
+                            self._fail(later, refused(later, name))
+                        break
+        except HostError as error:
+            self._fail(self.plane, error)
+
     def join(self) -> None:
-        """Join all hosts that are left, at once, each with a token of its own that is deleted afterwards."""
-        hosts = self._left(Do.JOIN)
+        """Join all workers that are left, at once."""
+        self._join(self._joining(planes=False))
+
+    def _leave_etcd(self, names: Collection[str]) -> None:
+        if names:
+            nodes = [self.cluster.nodes[name] for name in names]
+            self._ask(lambda remote: leave_etcd(remote, *nodes), besides=names)
+
+    def _joining(self, *, planes: bool) -> list[str]:
+        return [name for name in self._left(Do.JOIN) if self.cluster.nodes[name].control_plane is planes]
+
+    def _join(self, hosts: Collection[str], key: str = "") -> None:
+        """Join hosts, each with a token of its own that is deleted afterwards."""
         if not hosts:
             return
         ca = ca_hash(self.report.facts[self.plane].ca)
@@ -160,7 +209,7 @@ class Phases:
             return
 
         def join(remote: Remote) -> str:
-            config = join_config(self.cluster, self.cluster.nodes[remote.name], tokens[remote.name], ca)
+            config = join_config(self.cluster, self.cluster.nodes[remote.name], tokens[remote.name], ca, key)
             script = host_script("k8s-join", wait_s=LOCK_WAIT_S)
             return remote.run(script, timeout=KUBEADM_TIMEOUT_S, stdin=config.encode())
 
@@ -221,18 +270,28 @@ class Phases:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _prepare(self, remote: Remote) -> str:
+    def _prepare(self, remote: Remote) -> None:
         wanted, facts = self.wanted[remote.name], self.report.facts[remote.name]
+        balance = balance_script(wanted, facts)
+        if balance and wanted.balancer:  # the API's name leads to it: it is there first
+            remote.run(balance, timeout=PREPARE_TIMEOUT_S)
         script = host_script(
             "k8s-prepare",
             debs=" ".join(deb.path for deb in missing_debs(wanted, facts)),
             images=" ".join(image.path for image in missing_images(wanted, facts)),
             hold=" ".join(PACKAGES),
             endpoint=self.cluster.endpoint,
-            address=str(self.cluster.control_plane.address),
+            address=" ".join(map(str, self.cluster.api_addresses(wanted.node))),
             apt_wait=APT_WAIT_S,
         )
-        return remote.run(f"{script}{staged(wanted, facts)}prepare\n", timeout=PREPARE_TIMEOUT_S)
+        remote.run(f"{script}{staged(wanted.files, facts)}prepare\n", timeout=PREPARE_TIMEOUT_S)
+        if balance and not wanted.balancer:
+            remote.run(balance, timeout=PREPARE_TIMEOUT_S)
+
+    def _led_elsewhere(self, name: str) -> bool:
+        """Return whether the API's name led elsewhere on this host before it was prepared."""
+        wanted = self.cluster.api_addresses(self.cluster.nodes[name])
+        return self.report.facts[name].endpoint not in ((), tuple(map(str, wanted)))
 
     def _needed(self) -> Mapping[str, tuple[BundleFile, ...]]:
         return {
@@ -267,11 +326,12 @@ class Phases:
             if isinstance(result, HostError):
                 self._fail(name, result)
 
-    def _ask(self, function: Callable[[Remote], T]) -> T | None:
-        """Ask the control plane; its failure is noted, and ends the run."""
+    def _ask(self, function: Callable[[Remote], T], besides: Collection[str] = ()) -> T | None:
+        """Ask a control plane, none of `besides`; its failure is noted, and ends the run."""
         self.touched.add(self.plane)
+        off = [name for name in planes_and(self.cluster) if name in self.report.failures and name != self.plane]
         try:
-            return on_plane(self.fleet, self.cluster, function)
+            return on_plane(self.fleet, self.cluster, function, [*besides, *off])
         except HostError as error:
             self._fail(self.plane, error)
             return None
@@ -312,11 +372,19 @@ def refuse_others_service(remote: Remote, name: str) -> None:
         raise HostError(remote.name, f"the cluster has a {name} of somebody else's: it is left alone")
 
 
-def staged(wanted: Wanted, facts: NodeFacts) -> str:
+def balance_script(wanted: Wanted, facts: NodeFacts) -> str:
+    """Return the script that sets up or takes off a host's load balancer; nothing where it is as wanted."""
+    if not any(balancing(wanted, facts)):
+        return ""
+    script = host_script("k8s-balance", config=BALANCER, unit_file=BALANCER_UNIT, apt_wait=APT_WAIT_S)
+    return script + (f"{staged(wanted.balancer, facts)}balance\n" if wanted.balancer else "unbalance\n")
+
+
+def staged(files: Mapping[str, File], facts: NodeFacts) -> str:
     """Return the lines that write the files that differ."""
     lines = []
-    for path in differing_files(wanted, facts):
-        file = wanted.files[path]
+    for path in differing_files(files, facts):
+        file = files[path]
         content = base64.encodebytes(file.text.encode()).decode()
         lines.append(f"stage {shlex.quote(path)} {file.mode:o} <<'.'\n{content}.\n")
     return "".join(lines)

@@ -57,12 +57,11 @@ def check_pods(inventory: Inventory, fleet: Fleet, progress: Progress = silent) 
     if not bundle.check:
         problem = Problem("bundle.check", "nothing", "the image for the pods of check.pods")
         raise InventoryError("bundle.toml", (problem,))
-    plane = cluster.control_plane.name
 
     def run(remote: Remote) -> str:
         try:
             apply(remote, check_manifest(bundle.check))
-            progress(plane, "waiting for a pod on every node")
+            progress(remote.name, "waiting for a pod on every node")
             return _ask(remote, cluster)
         finally:
             with suppress(HostError):
@@ -71,7 +70,7 @@ def check_pods(inventory: Inventory, fleet: Fleet, progress: Progress = silent) 
     try:
         answer = on_plane(fleet, cluster, run)
     except HostError as error:
-        return PodReport((), {plane: error})
+        return PodReport((), {error.host: error})
     return PodReport(tuple(_read(cluster, answer)), {})
 
 

@@ -19,6 +19,7 @@ from isthmus.survey import Progress, silent
 PREFLIGHT_S = 180
 NO_TOKEN = "abcdef.0123456789abcdef"
 """The one in kubeadm's manual: of a token's form, and nobody's."""
+NO_KEY = "0" * 64
 NO_CA = f"sha256:{'0' * 64}"
 
 
@@ -52,10 +53,11 @@ def preflight(
 
     def ask(remote: Remote) -> str:
         node = cluster.nodes[remote.name]
-        if node.control_plane:
+        if report.plans[remote.name].has(Do.INITIALISE):
             phase, config = "init", init_config(cluster, bundle.kubernetes)
         else:
-            phase, config = "join", join_config(cluster, node, NO_TOKEN, NO_CA)
+            key = NO_KEY if node.control_plane else ""
+            phase, config = "join", join_config(cluster, node, NO_TOKEN, NO_CA, key)
         return remote.run(host_script("k8s-preflight", phase=phase), timeout=PREFLIGHT_S, stdin=config.encode())
 
     failures = dict(report.failures)

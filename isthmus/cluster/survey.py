@@ -15,6 +15,7 @@ from isthmus.kubernetes.cluster import Cluster, cluster_of
 from isthmus.kubernetes.configs import PATHS
 from isthmus.kubernetes.facts import NodeFacts, NodeObject, parse_probe
 from isthmus.kubernetes.plan import NodePlan, plan_nodes
+from isthmus.kubernetes.state import speaker
 from isthmus.model import Inventory
 from isthmus.remote import Fleet, Remote
 from isthmus.survey import Progress, silent
@@ -23,6 +24,8 @@ T = TypeVar("T")
 
 PROBE_TIMEOUT_S = 120
 KUBECTL_TIMEOUT_S = 60
+ANSWER_S = 10
+"""So long may a control plane take to say that its API is ready."""
 MOST_BYTES = 8_000_000
 
 
@@ -38,6 +41,12 @@ class ClusterReport:
     times: list[tuple[str, float]] = field(default_factory=list)
     """(phase, seconds), in order."""
     notes: tuple[str, ...] = ()
+
+    @property
+    def plane(self) -> str:
+        """The control plane that speaks for the cluster; the one that initialises it where there is none."""
+        found = speaker(self.cluster, self.facts)
+        return found.host if found else self.cluster.control_plane.name
 
     @property
     def waiting(self) -> tuple[str, ...]:
@@ -95,7 +104,7 @@ def survey(
     forced: Collection[str] = (),
     progress: Progress = silent,
 ) -> tuple[ClusterReport, Bundle]:
-    """Look at the hosts of `only` (all by default) and the control plane, and plan those of `only`."""
+    """Look at the hosts of `only` (all by default) and the control planes, and plan those of `only`."""
     cluster = cluster_of(inventory)
     bundle = load_bundle(inventory, cluster)
     report = ClusterReport(cluster)
@@ -113,9 +122,8 @@ def replan(
 ) -> None:
     """Look again, and fill the report's facts, plans and failures."""
     cluster = report.cluster
-    plane = cluster.control_plane.name
     chosen = [name for name in cluster.nodes if only is None or name in only]
-    found = look(fleet, cluster, list(dict.fromkeys([plane, *chosen])), progress)
+    found = look(fleet, cluster, planes_and(cluster, chosen), progress)
     report.facts = {name: facts for name, facts in found.items() if isinstance(facts, NodeFacts)}
     report.failures = {name: error for name, error in found.items() if isinstance(error, HostError)}
     plans = plan_nodes(cluster, bundle, report.facts, forced)
@@ -123,6 +131,9 @@ def replan(
     for name, plan in plans.items():
         if plan.against:
             report.failures[name] = HostError(name, "; ".join(plan.against))
+    if nodes_of(report.facts, cluster):  # who speaks for the cluster is well: what others have is theirs
+        needed = {*chosen, report.plane}
+        report.failures = {name: error for name, error in report.failures.items() if name in needed}
 
 
 # --- asking the cluster -------------------------------------------------------------------------------------------
@@ -140,16 +151,33 @@ def apply(remote: Remote, manifest: str) -> None:
     remote.run(script, timeout=KUBECTL_TIMEOUT_S, stdin=manifest.encode())
 
 
-def on_plane(fleet: Fleet, cluster: Cluster, function: Callable[[Remote], T]) -> T:
-    """Return what a function makes of the control plane's host; raises its HostError."""
-    name = cluster.control_plane.name
+def on_plane(fleet: Fleet, cluster: Cluster, function: Callable[[Remote], T], besides: Collection[str] = ()) -> T:
+    """Return what a function makes of the first control plane whose API answers; raises its HostError.
+
+    Where none answers it is that of the first one that there is beside `besides`.
+    """
+    names = [node.name for node in cluster.control_planes if node.name not in besides]
+    name = names[0] if len(names) == 1 else _answering(fleet, names)
     result = fleet.each([name], function)[name]
     if isinstance(result, HostError):
         raise result
     return result
 
 
+def _answering(fleet: Fleet, names: list[str]) -> str:
+    def ask(remote: Remote) -> str:
+        return kubectl(remote, ("get", "--raw", "/readyz", f"--request-timeout={ANSWER_S}s"), timeout=2 * ANSWER_S)
+
+    answers = fleet.each(names, ask)
+    return next((name for name in names if not isinstance(answers[name], HostError)), names[0])
+
+
+def planes_and(cluster: Cluster, hosts: Collection[str] = ()) -> list[str]:
+    """Return the names of the control planes and these hosts, each once."""
+    return list(dict.fromkeys([*(node.name for node in cluster.control_planes), *hosts]))
+
+
 def nodes_of(facts: Mapping[str, NodeFacts], cluster: Cluster) -> Mapping[str, NodeObject]:
     """Return the Nodes that the control plane knows, none when it cannot be asked."""
-    plane = facts.get(cluster.control_plane.name)
+    plane = speaker(cluster, facts)
     return plane.api.nodes if plane and plane.api else {}

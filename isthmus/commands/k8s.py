@@ -145,7 +145,7 @@ def status(c: Any, file: str | None = None, json: bool = False, debug: bool = Fa
         if days is not None:
             print(f"the control plane's certificates last {days} days")
     soon = days is not None and days < SOON_DAYS
-    notes = (f"certificates end in {days} days: `kubeadm certs renew all` on the control plane",) if soon else ()
+    notes = (f"certificates end in {days} days: `kubeadm certs renew all` on each control plane",) if soon else ()
     say_failures(report.failures, notes)
     unready = any(plan.found.state.value != "ready" for plan in report.plans.values())
     return FAILED if report.failures or report.waiting or unready or soon else OK
@@ -173,7 +173,7 @@ def taint(c: Any, file: str | None = None, only: str | None = None, json: bool =
 @task(positional=["cmd"], help={**FILE, **DEBUG, "cmd": 'what kubectl is to do, such as "get nodes"'})
 @command
 def kubectl(c: Any, cmd: str, file: str | None = None, debug: bool = False) -> int:
-    """Run kubectl on the control plane, as its admin."""
+    """Run kubectl on a control plane whose API answers, as its admin."""
     from isthmus.cluster.survey import kubectl as ask
     from isthmus.cluster.survey import on_plane
     from isthmus.kubernetes.cluster import cluster_of
@@ -190,7 +190,7 @@ def kubectl(c: Any, cmd: str, file: str | None = None, debug: bool = False) -> i
     return OK
 
 
-@task(positional=["host"], help={**FILE, **JSON, **DEBUG, "host": "a host of the inventory that is a worker"})
+@task(positional=["host"], help={**FILE, **JSON, **DEBUG, "host": "a host of the inventory"})
 @command
 def remove(c: Any, host: str, file: str | None = None, json: bool = False, debug: bool = False) -> int:
     """Drain a node, delete it and clean its host; the mesh stays, and so does what is installed."""

@@ -41,7 +41,7 @@ def parse_preflight(host: str, text: str) -> Iterator[Finding]:
 
 def findings(cluster: Cluster, facts: Mapping[str, NodeFacts]) -> Iterator[Finding]:
     """Yield what our own checks find, host by host."""
-    plane = facts.get(cluster.control_plane.name)
+    plane = next((facts[node.name] for node in cluster.control_planes if node.name in facts), None)
     machines: dict[str, str] = {}
     hostnames: dict[str, str] = {}
     for name, host in facts.items():

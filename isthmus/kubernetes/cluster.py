@@ -15,6 +15,7 @@ MINORS = ("1.34", "1.35", "1.36", "1.37")
 ZONE = "topology.kubernetes.io/zone"
 """The label that every node carries, with its site."""
 CONTROL_PLANE = "control-plane"
+LOOPBACK = IPv4Address("127.0.0.1")
 
 
 @dataclass(frozen=True, order=True)
@@ -34,7 +35,9 @@ class Taint:
         return f"{self.key}:{self.effect}"
 
 
-CONTROL_PLANE_TAINT = Taint("node-role.kubernetes.io/control-plane", "NoSchedule")
+ROLE_LABEL = "node-role.kubernetes.io/control-plane"
+"""The label that kubeadm gives every control plane."""
+CONTROL_PLANE_TAINT = Taint(ROLE_LABEL, "NoSchedule")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,23 @@ class Cluster:
     def control_plane(self) -> Node:
         """The control plane that initialises the cluster."""
         return self.control_planes[0]
+
+    @property
+    def has_balancers(self) -> bool:
+        """Return whether workers reach the API through a load balancer of their own."""
+        return len(self.control_planes) > 1
+
+    def api_addresses(self, node: Node) -> tuple[IPv4Address, ...]:
+        """Return where the API's name leads on a node, first choice first.
+
+        On a worker of several control planes that is its load balancer. A control plane asks itself, and another where
+        it is refused: port 6443 is its own API's, and kubeadm has its kubelet ask that one anyway.
+        """
+        if not self.has_balancers:
+            return (self.control_plane.address,)
+        if not node.control_plane:
+            return (LOOPBACK,)
+        return (node.address, *(other.address for other in self.control_planes if other != node))
 
     @property
     def workers(self) -> tuple[str, ...]:
@@ -148,11 +168,13 @@ def _problems(inventory: Inventory) -> Iterator[Problem]:
 
 
 def _control_plane_problems(inventory: Inventory) -> Iterator[Problem]:
-    planes = [host.name for host in inventory.hosts.values() if CONTROL_PLANE in host.roles]
+    hosts = [host for host in inventory.hosts.values() if CONTROL_PLANE in host.roles]
+    planes = [host.name for host in hosts]
     if not planes:
         yield Problem("hosts", 'no host with roles = ["control-plane"]', "one, which holds the cluster's API")
     elif len(planes) % 2 == 0:
         expected = "one, or an odd number: of an even one neither half can go on alone"
         yield Problem("hosts", f"{len(planes)} control planes ({', '.join(planes)})", expected)
-    elif len(planes) > 1:
-        yield Problem("hosts", f"{len(planes)} control planes ({', '.join(planes)})", "one: more are not supported yet")
+    elif len({host.site for host in hosts}) > 1:
+        found = ", ".join(f"{host.name} in {host.site}" for host in hosts)
+        yield Problem("hosts", f"control planes of several sites ({found})", "all in one: etcd waits for a majority")

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 
 from isthmus.kubernetes.bundle import Bundle
-from isthmus.kubernetes.cluster import API_PORT, Cluster, Node
+from isthmus.kubernetes.cluster import API_PORT, LOOPBACK, Cluster, Node
 from isthmus.model import Resource
 from isthmus.render import File, render_text, static_text
 
@@ -24,8 +24,11 @@ _STATIC = (
     "/etc/sysctl.d/90-isthmus-kubernetes.conf",
 )
 _RENDERED = (CONTAINERD, "/etc/systemd/system/kubelet.service.d/90-isthmus.conf")
-PATHS = tuple(sorted((*_STATIC, *_RENDERED)))
-"""Every file of ours on a node."""
+BALANCER = "/etc/isthmus-kubernetes/haproxy.cfg"
+BALANCER_UNIT = "/etc/systemd/system/isthmus-api.service"
+_ON_NODES = tuple(sorted((*_STATIC, *_RENDERED)))
+PATHS = (*_ON_NODES, BALANCER, BALANCER_UNIT)
+"""Every file of ours on a node; the last two on workers of several control planes."""
 
 CHECK_NAMESPACE = "isthmus-check"
 CHECK_PORT = 18080
@@ -38,19 +41,31 @@ def host_files(cluster: Cluster, bundle: Bundle) -> dict[str, File]:
     values = {"cluster": cluster, "pause": bundle.reference("pause")}
     texts = {path: static_text(path.lstrip("/")) for path in _STATIC}
     texts.update({path: render_text(path.lstrip("/"), **values) for path in _RENDERED})
-    return {path: File(texts[path], 0o644) for path in PATHS}
+    return {path: File(texts[path], 0o644) for path in _ON_NODES}
 
 
-def init_config(cluster: Cluster, version: str) -> str:
-    """Return what `kubeadm init` gets."""
+def balancer_files(cluster: Cluster, node: Node) -> dict[str, File]:
+    """Return {absolute path: file} of the load balancer that a node keeps, nothing where it needs none."""
+    if node.control_plane or not cluster.has_balancers:
+        return {}
+    values = {"cluster": cluster, "address": LOOPBACK, "port": API_PORT}
+    return {path: File(render_text(path.lstrip("/"), **values), 0o644) for path in (BALANCER, BALANCER_UNIT)}
+
+
+def init_config(cluster: Cluster, version: str, key: str = "") -> str:
+    """Return what `kubeadm init` gets; with the key to encrypt certificates by, a secret, what hands these over."""
     node = cluster.control_plane
-    sans = (cluster.endpoint, str(node.address), node.name, "localhost", "127.0.0.1")
-    return _render("init.yaml", cluster=cluster, node=node, version=version, sans=sans)
+    planes = [name for plane in cluster.control_planes for name in (str(plane.address), plane.name)]
+    sans = (cluster.endpoint, *planes, "localhost", str(LOOPBACK))
+    return _render("init.yaml", cluster=cluster, node=node, version=version, sans=sans, key=key)
 
 
-def join_config(cluster: Cluster, node: Node, token: str, ca_hash: str) -> str:
-    """Return what `kubeadm join` gets. It holds a secret."""
-    return _render("join.yaml", cluster=cluster, node=node, token=token, ca_hash=ca_hash)
+def join_config(cluster: Cluster, node: Node, token: str, ca_hash: str, key: str = "") -> str:
+    """Return what `kubeadm join` gets; with the key of the certificates the node joins as a control plane.
+
+    It holds secrets.
+    """
+    return _render("join.yaml", cluster=cluster, node=node, token=token, ca_hash=ca_hash, key=key)
 
 
 def flannel_manifest(cluster: Cluster, bundle: Bundle) -> str:

@@ -11,10 +11,10 @@ from enum import Enum
 
 from isthmus.kubernetes.bundle import OF_KUBERNETES, Bundle, Deb, Image
 from isthmus.kubernetes.cluster import Cluster, Node
-from isthmus.kubernetes.configs import host_files, manifests, sum_of
+from isthmus.kubernetes.configs import BALANCER, BALANCER_UNIT, balancer_files, host_files, manifests, sum_of
 from isthmus.kubernetes.drift import drift
 from isthmus.kubernetes.facts import ApiFacts, NodeFacts
-from isthmus.kubernetes.state import CLEANED, JOINED, Found, State, states
+from isthmus.kubernetes.state import CLEANED, JOINED, Found, State, speaker, states
 from isthmus.render import File
 
 SYSTEMS = ("debian 11", "debian 12", "debian 13")
@@ -42,8 +42,10 @@ class Wanted:
     node: Node
     bundle: Bundle
     files: Mapping[str, File]
+    balancer: Mapping[str, File]
+    """The files of its load balancer, where it has one."""
     manifests: Mapping[str, str]
-    """On the control plane: every manifest of ours."""
+    """On control planes: every manifest of ours."""
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -103,11 +105,11 @@ def missing_images(wanted: Wanted, facts: NodeFacts) -> tuple[Image, ...]:
     return tuple(image for image in wanted.images if not set(image.references) <= facts.images)
 
 
-def differing_files(wanted: Wanted, facts: NodeFacts) -> tuple[str, ...]:
+def differing_files(files: Mapping[str, File], facts: NodeFacts) -> tuple[str, ...]:
     """Return the paths where another file is than should be."""
     return tuple(
         path
-        for path, file in wanted.files.items()
+        for path, file in files.items()
         if path not in facts.files or (facts.files[path].sha256, facts.files[path].mode) != (file.sha256, file.mode)
     )
 
@@ -121,13 +123,28 @@ def _packages(wanted: Wanted, facts: NodeFacts, _: Found) -> Iterator[str]:
 
 
 def _files(wanted: Wanted, facts: NodeFacts, _: Found) -> Iterator[str]:
-    yield from differing_files(wanted, facts)
+    yield from differing_files(wanted.files, facts)
+
+
+def balancing(wanted: Wanted, facts: NodeFacts) -> Iterator[str]:
+    """Yield what is missing of the load balancer, or is there though none is wanted."""
+    active, enabled = facts.units.get(BALANCER_UNIT.rpartition("/")[2].removesuffix(".service"), ("", ""))
+    if wanted.balancer:
+        yield from differing_files(wanted.balancer, facts)
+        if active != "active" or enabled != "enabled":
+            yield "start it"
+    elif active == "active" or {BALANCER, BALANCER_UNIT} & facts.files.keys():
+        yield "take it off"
+
+
+def _balancer(wanted: Wanted, facts: NodeFacts, _: Found) -> Iterator[str]:
+    yield from balancing(wanted, facts)
 
 
 def _endpoint(wanted: Wanted, facts: NodeFacts, _: Found) -> Iterator[str]:
-    address = wanted.cluster.control_plane.address
-    if facts.endpoint != (str(address),):
-        yield f"{wanted.cluster.endpoint} = {address}"
+    addresses = tuple(map(str, wanted.cluster.api_addresses(wanted.node)))
+    if facts.endpoint != addresses:
+        yield f"{wanted.cluster.endpoint} = {' or '.join(addresses)}"
 
 
 def _kernel(_wanted: Wanted, facts: NodeFacts, _: Found) -> Iterator[str]:
@@ -154,22 +171,28 @@ def _leftovers(_wanted: Wanted, _facts: NodeFacts, found: Found) -> Iterator[str
         yield found.evidence
 
 
-def _membership(wanted: Wanted, _facts: NodeFacts, found: Found) -> Iterator[str]:
+def _init(_wanted: Wanted, _facts: NodeFacts, found: Found) -> Iterator[str]:
     if found.state not in (*JOINED, State.SILENT):
-        yield "kubeadm init" if wanted.node.control_plane else "kubeadm join"
+        yield "kubeadm init"
+
+
+def _join(wanted: Wanted, _facts: NodeFacts, found: Found) -> Iterator[str]:
+    if found.state not in (*JOINED, State.SILENT):
+        yield "kubeadm join as a control plane" if wanted.node.control_plane else "kubeadm join"
 
 
 PREPARATION = (
     Step("packages", Do.PREPARE, _packages),
     Step("files", Do.PREPARE, _files),
+    Step("load balancer", Do.PREPARE, _balancer),
     Step("the API's name", Do.PREPARE, _endpoint),
     Step("kernel", Do.PREPARE, _kernel),
     Step("services", Do.PREPARE, _services),
     Step("images", Do.PREPARE, _images),
 )
 LEFTOVERS = Step("clean up", Do.CLEAN_UP, _leftovers)
-INITIALISE = Step("initialise", Do.INITIALISE, _membership)
-JOIN = Step("join", Do.JOIN, _membership)
+INITIALISE = Step("initialise", Do.INITIALISE, _init)
+JOIN = Step("join", Do.JOIN, _join)
 
 
 # --- the plan -----------------------------------------------------------------------------------------------------
@@ -180,7 +203,7 @@ def wanted_of(cluster: Cluster, bundle: Bundle) -> dict[str, Wanted]:
     files = host_files(cluster, bundle)
     applied = manifests(cluster, bundle)
     return {
-        name: Wanted(cluster, node, bundle, files, applied if node.control_plane else {})
+        name: Wanted(cluster, node, bundle, files, balancer_files(cluster, node), applied if node.control_plane else {})
         for name, node in cluster.nodes.items()
     }
 
@@ -190,30 +213,36 @@ def plan_nodes(
 ) -> dict[str, NodePlan]:
     """Return the plan of every host that was looked at; `forced` are taken out of whatever cluster they are in."""
     wanted = wanted_of(cluster, bundle)
-    plane = facts.get(cluster.control_plane.name)
+    plane = speaker(cluster, facts)
+    first = plane.host if plane else cluster.control_plane.name
     api = plane.api if plane else None
-    return {
-        name: _plan(wanted[name], facts[name], found, api, forced=name in forced)
-        for name, found in states(cluster, facts).items()
-    }
+    unseen = tuple(node.name for node in cluster.control_planes if node.name not in facts)
+    plans = {}
+    for name, found in states(cluster, facts).items():
+        against = [*objections(wanted[name], facts[name], found, forced=name in forced)]
+        if name == first and found.state not in (*JOINED, State.SILENT):
+            # To begin a cluster beside one that is there, on a control plane that is off, would make two of it.
+            against += [f"{other} may hold the cluster already, and could not be asked" for other in unseen]
+        plans[name] = (
+            NodePlan(name, found, (), tuple(against))
+            if against
+            else _plan(wanted[name], facts[name], found, api, speaks=name == first)
+        )
+    return plans
 
 
-def _plan(wanted: Wanted, facts: NodeFacts, found: Found, api: ApiFacts | None, *, forced: bool) -> NodePlan:
-    against = tuple(objections(wanted, facts, found, forced=forced))
-    if against:
-        return NodePlan(facts.host, found, (), against)
-    node = wanted.node
-    steps = [LEFTOVERS, *PREPARATION, INITIALISE if node.control_plane else JOIN]
+def _plan(wanted: Wanted, facts: NodeFacts, found: Found, api: ApiFacts | None, *, speaks: bool) -> NodePlan:
+    steps = [LEFTOVERS, *PREPARATION, INITIALISE if speaks else JOIN]
     todo = [
         Todo(step.title, step.do, missing) for step in steps if (missing := tuple(step.missing(wanted, facts, found)))
     ]
-    todo += _cluster_todo(wanted, found, api)
+    todo += _cluster_todo(wanted, found, api, speaks=speaks)
     return NodePlan(facts.host, found, tuple(todo))
 
 
-def _cluster_todo(wanted: Wanted, found: Found, api: ApiFacts | None) -> Iterator[Todo]:
+def _cluster_todo(wanted: Wanted, found: Found, api: ApiFacts | None, *, speaks: bool) -> Iterator[Todo]:
     node = wanted.node
-    if node.control_plane:
+    if speaks:
         there = api.manifests if api else {}
         missing = tuple(name for name, text in wanted.manifests.items() if there.get(name) != sum_of(text))
         surplus = tuple(f"no {name}" for name in there if name not in wanted.manifests)
@@ -235,6 +264,8 @@ def objections(wanted: Wanted, facts: NodeFacts, found: Found, *, forced: bool =
     yield from _against_host(wanted, facts)
     if found.state is State.FOREIGN and not forced:
         yield f"of another cluster: {found.evidence}; it is left alone without --force-reset {facts.host}"
+    if found.state is State.OTHER_ROLE:
+        yield f"{found.evidence}: `inv k8s.remove {facts.host}` first, then it joins anew"
     if found.state is State.SILENT:
         yield found.evidence
     if found.state in JOINED:

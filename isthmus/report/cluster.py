@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from isthmus.cluster.pods import DNS, PodReport
@@ -12,6 +11,7 @@ from isthmus.cluster.survey import ClusterReport, nodes_of
 from isthmus.kubernetes.cluster import ZONE
 from isthmus.kubernetes.drift import drift
 from isthmus.kubernetes.plan import NodePlan
+from isthmus.kubernetes.state import speaker
 from isthmus.report.failures import failures_json
 
 if TYPE_CHECKING:
@@ -103,18 +103,20 @@ def cluster_table(report: ClusterReport) -> Table:
 
 
 def _pods_of(report: ClusterReport, name: str) -> str:
-    plane = report.facts.get(report.cluster.control_plane.name)
+    plane = speaker(report.cluster, report.facts)
     pods = [ready for _, node, ready in plane.api.system_pods if node == name] if plane and plane.api else []
     return f"{sum(pods)} of {len(pods)} ready"
 
 
 def days_left(report: ClusterReport) -> int | None:
-    """Return for how many days the control plane's certificates last, by its own clock; None where there are none."""
-    plane = report.facts.get(report.cluster.control_plane.name)
-    if plane is None or not plane.certificates:
-        return None
-    first: datetime = plane.certificates[0]
-    return int((first.timestamp() - plane.clock) // SECONDS_A_DAY)
+    """Return for how many days every control plane's certificates last, by its own clock; None where there are none."""
+    planes = [report.facts[node.name] for node in report.cluster.control_planes if node.name in report.facts]
+    days = [
+        int((plane.certificates[0].timestamp() - plane.clock) // SECONDS_A_DAY)
+        for plane in planes
+        if plane.certificates
+    ]
+    return min(days, default=None)
 
 
 def times_text(report: ClusterReport) -> str:

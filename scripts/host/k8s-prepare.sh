@@ -1,6 +1,6 @@
 # Makes a host ready to be a node. Followed by `stage PATH MODE <<'.'` with files in base64, then `prepare`.
-# In: $debs and $images (files of the bundle, may be empty), $hold (packages), $endpoint and $address of the API,
-# $apt_wait (seconds to wait for dpkg's lock). Whatever is there already is left alone.
+# In: $debs and $images (files of the bundle, may be empty), $hold (packages), $endpoint and $address of the API (several,
+# first choice first), $apt_wait (seconds to wait for dpkg's lock). Whatever is there already is left alone.
 set -eu
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive
 folder=/var/lib/isthmus-kubernetes
@@ -39,9 +39,9 @@ install_packages() {
 }
 
 name_the_api() { # in place: /etc/hosts may be a mount
-    if [ "$(awk -v name="$endpoint" '{ sub(/#.*/, ""); for (i = 2; i <= NF; i++) if ($i == name) print $1 }' /etc/hosts)" != "$address" ]; then
+    if [ "$(awk -v name="$endpoint" '{ sub(/#.*/, ""); for (i = 2; i <= NF; i++) if ($i == name) print $1 }' /etc/hosts | paste -sd ' ')" != "$address" ]; then
         awk -v name="$endpoint" '{ line = $0; sub(/#.*/, ""); for (i = 2; i <= NF; i++) if ($i == name) next; print line }' /etc/hosts >"$folder/hosts"
-        echo "$address $endpoint # isthmus" >>"$folder/hosts"
+        for one in $address; do echo "$one $endpoint # isthmus"; done >>"$folder/hosts"
         cat "$folder/hosts" >/etc/hosts
         rm "$folder/hosts"
     fi

@@ -34,7 +34,7 @@ echo "@@ kernel"
 if grep -qw overlay /proc/filesystems; then echo overlay; fi
 (cd /proc/sys && grep -s . net/ipv4/ip_forward net/bridge/bridge-nf-call-iptables net/bridge/bridge-nf-call-ip6tables)
 echo "@@ units"
-for unit in containerd kubelet; do
+for unit in containerd kubelet isthmus-api; do
     echo "$unit $(systemctl is-active $unit 2>/dev/null) $(systemctl is-enabled $unit 2>/dev/null)"
 done
 echo "@@ images"
