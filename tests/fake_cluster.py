@@ -465,6 +465,8 @@ class FakeNode:
         assert tail == ""
         key = re.search(r'^certificateKey: "([0-9a-f]{64})"$', stdin.decode(), re.MULTILINE)
         assert key is not None
+        # kubeadm asks the API at this address, whatever its kubeconfig says.
+        assert f'  advertiseAddress: "{self.address}"\n' in stdin.decode()
         assert "kind: ClusterConfiguration\n" in stdin.decode(), "kubeadm would ask the internet for its version"
         self.kube.certificates = key[1]
         self.kube.keys.append(key[1])

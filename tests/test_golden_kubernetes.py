@@ -24,6 +24,7 @@ from isthmus.kubernetes.configs import (
     join_config,
     manifests,
     sum_of,
+    upload_config,
 )
 
 GOLDEN = Path(__file__).parent / "golden_kubernetes"
@@ -41,7 +42,7 @@ def rendered(case: str) -> dict[str, str]:
         if node != cluster.control_plane:
             texts[f"join-{node.name}.yaml"] = join_config(cluster, node, "TOKEN", "sha256:HASH", key)
     if cluster.has_balancers:
-        texts["upload-certs.yaml"] = init_config(cluster, bundle.kubernetes, "KEY")
+        texts["upload-certs-n2.yaml"] = upload_config(cluster, cluster.nodes["n2"], bundle.kubernetes, "KEY")
     for name, text in manifests(cluster, bundle).items():
         texts[f"{name.replace('/', '.').replace(' ', '-')}.yaml"] = text
     texts["check-pods.yaml"] = check_manifest(bundle.check)

@@ -165,6 +165,13 @@ def test_with_one_control_plane_off_everything_else_goes_on(site: Planes, victim
     nothing_left(site)
 
 
+def test_the_certificates_that_end_first_are_told(site: Planes) -> None:
+    report = site.well()
+    assert days_left(report) == 73
+    site.fleet["n3"].clock += 10 * 86_400
+    assert days_left(site.plan()) == 63
+
+
 def test_with_two_off_the_api_is_silent_and_nothing_is_touched(site: Planes) -> None:
     site.well()
     for name in ("n1", "n2"):
@@ -283,6 +290,10 @@ def test_one_control_plane_becomes_three(tmp_path: Path) -> None:
     assert site.fleet.ran("k8s-init") == []
     assert site.kube.members == set(PLANES)
     assert site.fleet["s1"].endpoint == "127.0.0.1"
+    proxies = [line for script in site.fleet.scripts for line in script.splitlines() if "k8s-app=kube-proxy" in line]
+    deleted = [line for line in proxies if line.startswith("kubectl delete pods")]
+    # n1's own pod, too: it knows one address where now there are three.
+    assert [line.partition("spec.nodeName=")[2].split()[0] for line in deleted] == ["n1", "s1"]
     nothing_left(site)
 
 

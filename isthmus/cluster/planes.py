@@ -10,7 +10,7 @@ from isthmus.cluster.survey import kubectl, on_plane
 from isthmus.errors import HostError
 from isthmus.host_scripts import host_script
 from isthmus.kubernetes.cluster import Cluster, Node
-from isthmus.kubernetes.configs import init_config
+from isthmus.kubernetes.configs import upload_config
 from isthmus.kubernetes.facts import NodeFacts
 from isthmus.remote import Fleet, Remote
 
@@ -22,8 +22,12 @@ ETCD_S = 180
 def certificates(fleet: Fleet, cluster: Cluster, version: str) -> Iterator[str]:
     """While inside, the cluster holds its certificates for those who have the key, which is made for this once."""
     key = secrets.token_hex(32)
-    config = init_config(cluster, version, key).encode()
-    on_plane(fleet, cluster, lambda remote: remote.run(host_script("k8s-certs"), timeout=HAND_OVER_S, stdin=config))
+
+    def hand_over(remote: Remote) -> None:
+        config = upload_config(cluster, cluster.nodes[remote.name], version, key)
+        remote.run(host_script("k8s-certs"), timeout=HAND_OVER_S, stdin=config.encode())
+
+    on_plane(fleet, cluster, hand_over)
     try:
         yield key
     finally:

@@ -15,6 +15,7 @@ from isthmus.model import Inventory
 from isthmus.remote import Fleet, Remote
 from isthmus.survey import Progress, silent
 
+GONE_S = 120
 READY_S = 120
 ASK_S = 300
 DNS_NAME = "kubernetes.default.svc.cluster.local"
@@ -60,6 +61,9 @@ def check_pods(inventory: Inventory, fleet: Fleet, progress: Progress = silent) 
 
     def run(remote: Remote) -> str:
         try:
+            # Those of an earlier check may be on their way out: what is put beside them would go with them.
+            gone = ("delete", "namespace", CHECK_NAMESPACE, "--ignore-not-found", f"--timeout={GONE_S}s")
+            kubectl(remote, gone, timeout=GONE_S + 60)
             apply(remote, check_manifest(bundle.check))
             progress(remote.name, "waiting for a pod on every node")
             return _ask(remote, cluster)

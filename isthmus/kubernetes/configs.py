@@ -52,9 +52,17 @@ def balancer_files(cluster: Cluster, node: Node) -> dict[str, File]:
     return {path: File(render_text(path.lstrip("/"), **values), 0o644) for path in (BALANCER, BALANCER_UNIT)}
 
 
-def init_config(cluster: Cluster, version: str, key: str = "") -> str:
-    """Return what `kubeadm init` gets; with the key to encrypt certificates by, a secret, what hands these over."""
-    node = cluster.control_plane
+def init_config(cluster: Cluster, version: str) -> str:
+    """Return what `kubeadm init` gets."""
+    return _init_config(cluster, cluster.control_plane, version)
+
+
+def upload_config(cluster: Cluster, node: Node, version: str, key: str) -> str:
+    """Return what hands the certificates over from this control plane, encrypted by a key. It holds that secret."""
+    return _init_config(cluster, node, version, key)
+
+
+def _init_config(cluster: Cluster, node: Node, version: str, key: str = "") -> str:
     planes = [name for plane in cluster.control_planes for name in (str(plane.address), plane.name)]
     sans = (cluster.endpoint, *planes, "localhost", str(LOOPBACK))
     return _render("init.yaml", cluster=cluster, node=node, version=version, sans=sans, key=key)
