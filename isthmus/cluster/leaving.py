@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
-from isthmus.cluster.phases import APT_WAIT_S, KUBEADM_TIMEOUT_S, LOCK_WAIT_S, forget_nodes
+from isthmus.cluster.phases import KUBEADM_TIMEOUT_S, LOCK_WAIT_S, forget_nodes
 from isthmus.cluster.planes import is_plane, leave_etcd, majority_note
+from isthmus.cluster.staging import unbalance_script
 from isthmus.cluster.survey import ClusterReport, kubectl, look, planes_and
 from isthmus.errors import HostError, UnreachableError, UsageError
 from isthmus.host_scripts import host_script
@@ -117,12 +118,11 @@ def _look(report: ClusterReport, fleet: Fleet, hosts: Collection[str], progress:
 
 def _clean(report: ClusterReport, fleet: Fleet, hosts: Iterable[str], progress: Progress) -> None:
     script = host_script("k8s-reset", only_unfinished="no", wait_s=LOCK_WAIT_S)
-    off = host_script("k8s-balance", config=BALANCER, unit_file=BALANCER_UNIT, apt_wait=APT_WAIT_S) + "unbalance\n"
 
     def clean(remote: Remote) -> None:
         remote.run(script, timeout=KUBEADM_TIMEOUT_S)
         if {BALANCER, BALANCER_UNIT} & report.facts[remote.name].files.keys():
-            remote.run(off, timeout=KUBEADM_TIMEOUT_S)
+            remote.run(unbalance_script(), timeout=KUBEADM_TIMEOUT_S)
 
     results = fleet.each(
         hosts,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import shlex
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
@@ -11,31 +9,21 @@ from typing import TypeVar
 from isthmus.cluster.delivery import check_files, deliver, size
 from isthmus.cluster.marking import marks
 from isthmus.cluster.planes import certificates, is_plane, leave_etcd, refused, renew_proxy
+from isthmus.cluster.staging import APT_WAIT_S, balance_script, staged
 from isthmus.cluster.survey import ClusterReport, apply, bundle_folder, kubectl, look, nodes_of, on_plane, planes_and
 from isthmus.errors import CommandError, HostError
 from isthmus.host_scripts import host_script
 from isthmus.kubernetes.bundle import PACKAGES, Bundle, BundleFile
-from isthmus.kubernetes.configs import BALANCER, BALANCER_UNIT, init_config, join_config, sum_of
+from isthmus.kubernetes.configs import init_config, join_config, sum_of
 from isthmus.kubernetes.facts import NodeFacts, ca_hash
-from isthmus.kubernetes.plan import (
-    Do,
-    NodePlan,
-    Wanted,
-    balancing,
-    differing_files,
-    missing_debs,
-    missing_images,
-    wanted_of,
-)
+from isthmus.kubernetes.plan import Do, NodePlan, missing_debs, missing_images, wanted_of
 from isthmus.kubernetes.state import State
 from isthmus.model import Inventory
 from isthmus.remote import Fleet, Remote
-from isthmus.render import File
 from isthmus.survey import Progress
 
 T = TypeVar("T")
 
-APT_WAIT_S = 300
 PREPARE_TIMEOUT_S = 1800
 LOCK_WAIT_S = 600
 """How long a host may be at work for a run that was killed: kubeadm's own limit is 4 minutes for each of its waits."""
@@ -370,21 +358,3 @@ def refuse_others_service(remote: Remote, name: str) -> None:
     found = kubectl(remote, ("get", "service", "-n", namespace, service, "--ignore-not-found", "-o", label)).split()
     if found and found != [service, "isthmus"]:
         raise HostError(remote.name, f"the cluster has a {name} of somebody else's: it is left alone")
-
-
-def balance_script(wanted: Wanted, facts: NodeFacts) -> str:
-    """Return the script that sets up or takes off a host's load balancer; nothing where it is as wanted."""
-    if not any(balancing(wanted, facts)):
-        return ""
-    script = host_script("k8s-balance", config=BALANCER, unit_file=BALANCER_UNIT, apt_wait=APT_WAIT_S)
-    return script + (f"{staged(wanted.balancer, facts)}balance\n" if wanted.balancer else "unbalance\n")
-
-
-def staged(files: Mapping[str, File], facts: NodeFacts) -> str:
-    """Return the lines that write the files that differ."""
-    lines = []
-    for path in differing_files(files, facts):
-        file = files[path]
-        content = base64.encodebytes(file.text.encode()).decode()
-        lines.append(f"stage {shlex.quote(path)} {file.mode:o} <<'.'\n{content}.\n")
-    return "".join(lines)
