@@ -1,7 +1,8 @@
 """From a mesh that is up to a working cluster: carries out a plan, phase by phase, and looks again.
 
 Each phase does what the plan has for it and nothing else, so a run that was interrupted is resumed by the next one, and
-a second run does nothing. A host that fails leaves the later phases; without the control plane they end.
+a second run does nothing but wait for nodes that are not Ready. A host that fails leaves the later phases; without the
+control plane they end.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from isthmus.cluster.phases import API_S, LOCK_WAIT_S, Phases
 from isthmus.cluster.survey import ClusterReport, nodes_of, on_plane, replan, survey
 from isthmus.errors import HostError, UsageError
 from isthmus.host_scripts import host_script
-from isthmus.kubernetes.state import holds_cluster, speaker
+from isthmus.kubernetes.state import State, holds_cluster, speaker
 from isthmus.model import Inventory
 from isthmus.remote import Fleet
 from isthmus.survey import Progress, silent
@@ -50,7 +51,8 @@ def bootstrap(
     plane = report.plane
     if plane not in report.plans and plane in report.facts and report.facts[plane].api is None:
         report.failures.setdefault(plane, HostError(plane, "holds no cluster yet: begin with it"))
-    if not report.waiting:
+    waiting = report.waiting
+    if not waiting and not _unready(report):
         return report
     phases = Phases(inventory, fleet, bundle, report, progress)
     phases.check_bundle()
@@ -60,7 +62,7 @@ def bootstrap(
         began = time.monotonic()
         phase()
         report.times.append((title, time.monotonic() - began))
-    report.changed = tuple(name for name in report.plans if name in phases.touched)
+    report.changed = tuple(name for name in report.plans if name in phases.touched) if waiting else ()
     failures, times = report.failures, report.times
     replan(report, bundle, fleet, only, (), silent)
     report.failures, report.times = {**report.failures, **failures}, times
@@ -94,6 +96,10 @@ def _busy(report: ClusterReport) -> list[str]:
 def _silent(report: ClusterReport) -> list[str]:
     plane = speaker(report.cluster, report.facts)
     return [plane.host] if plane is not None and holds_cluster(plane) and plane.api is None else []
+
+
+def _unready(report: ClusterReport) -> list[str]:
+    return [name for name, plan in report.plans.items() if plan.found.state is State.NOT_READY]
 
 
 def misplaced(report: ClusterReport) -> dict[str, HostError]:

@@ -107,13 +107,16 @@ def _other_plane(report: ClusterReport, host: str) -> str:
 
 
 def _look(report: ClusterReport, fleet: Fleet, hosts: Collection[str], progress: Progress) -> None:
-    """Look at hosts; those of other clusters become failures."""
+    """Look at hosts; those of other clusters become failures, and so do those of which nobody can tell."""
     found = look(fleet, report.cluster, hosts, progress)
     report.facts = {name: facts for name, facts in found.items() if isinstance(facts, NodeFacts)}
     report.failures = {name: error for name, error in found.items() if isinstance(error, HostError)}
     for name, state in states(report.cluster, report.facts).items():
         if state.state is State.FOREIGN:
             report.failures[name] = HostError(name, f"of another cluster: {state.evidence}; it is left alone")
+        elif state.state is State.SILENT and report.cluster.control_plane.name not in report.facts:
+            words = f"{state.evidence} whether this host is in its cluster or another: it is left alone"
+            report.failures[name] = HostError(name, words)
 
 
 def _clean(report: ClusterReport, fleet: Fleet, hosts: Iterable[str], progress: Progress) -> None:

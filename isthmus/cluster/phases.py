@@ -91,7 +91,7 @@ class Phases:
             return
         self._each(scripts, lambda remote: remote.run(scripts[remote.name], timeout=KUBEADM_TIMEOUT_S), "cleaned up")
         known = nodes_of(self.report.facts, self.cluster)
-        gone = [name for name in [*stale, *lost] if name in known and name != self.plane]
+        gone = [name for name in [*stale, *scripts] if name in known and name != self.plane]
         if gone:
             self._ask(lambda remote: forget_nodes(remote, gone))
 
