@@ -29,8 +29,8 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--only", "noop,fast"), "--only: found fast, expected some of compile, noop, first, fleet"),
-        (("--only", ","), "--only: found nothing, expected some of compile, noop, first, fleet"),
+        (("--only", "noop,fast"), "--only: found fast, expected some of compile, noop, first, fleet, kubernetes"),
+        (("--only", ","), "--only: found nothing, expected some of compile, noop, first, fleet, kubernetes"),
         (
             ("--json", "/nonexistent/x.json"),
             "--json: found no folder /nonexistent, expected one that exists",
@@ -108,3 +108,16 @@ def test_a_program_that_does_not_do_its_work_has_no_time() -> None:
     with pytest.raises(BenchError, match="found status 0, expected status 0 and 'done'"):
         must(("sh", "-c", "echo no"), says="done", called="it")
     assert must(("sh", "-c", "echo done"), says="done").output == "done\n"
+
+
+def test_kubernetes_without_a_bundle_is_told_and_measures_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.kubernetes import measure_kubernetes
+    from benchmarks.table import Results
+
+    monkeypatch.delenv("ISTHMUS_BUNDLE", raising=False)
+    results = Results()
+    measure_kubernetes(results, tmp_path)
+    assert results.values == {}
+    assert capsys.readouterr().out == "\nkubernetes: skipped: ISTHMUS_BUNDLE names no Kubernetes bundle\n"

@@ -18,7 +18,7 @@ from benchmarks.measure import BenchError
 from benchmarks.table import Results
 from isthmus.errors import IsthmusError
 
-PARTS = ("compile", "noop", "first", "fleet")
+PARTS = ("compile", "noop", "first", "fleet", "kubernetes")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -61,6 +61,7 @@ def _parts(options: argparse.Namespace, folder: Path) -> list[tuple[str, Callabl
     from benchmarks.compiling import measure_compile, measure_meshes
     from benchmarks.fleet import measure_fleet
     from benchmarks.hosts import measure_hosts
+    from benchmarks.kubernetes import measure_kubernetes
 
     of_hosts = tuple(part for part in ("noop", "first") if part in options.only)
     parts: list[tuple[str, Callable[[Results], None]]] = []
@@ -71,6 +72,8 @@ def _parts(options: argparse.Namespace, folder: Path) -> list[tuple[str, Callabl
         parts.append((", ".join(of_hosts), lambda results: measure_hosts(results, folder, of_hosts)))
     if "fleet" in options.only:
         parts.append(("fleet", lambda results: measure_fleet(results, folder)))
+    if "kubernetes" in options.only:
+        parts.append(("kubernetes", lambda results: measure_kubernetes(results, folder)))
     return parts
 
 
