@@ -191,7 +191,9 @@ class Phases:
         ca = ca_hash(self.report.facts[self.plane].ca)
         script = host_script("k8s-tokens", count=len(hosts), ttl=TOKEN_TTL)
         answer = self._ask(lambda remote: remote.run(script, timeout=KUBEADM_TIMEOUT_S))
-        tokens = dict(zip(hosts, (answer or "").split(), strict=False))
+        if answer is None:
+            return
+        tokens = dict(zip(hosts, answer.split(), strict=False))
         if len(tokens) < len(hosts):
             self._fail(self.plane, HostError(self.plane, "k8s-tokens: fewer tokens than hosts"))
             return
