@@ -79,7 +79,12 @@ def test_a_bare_host_is_probed(host: NamespaceHost) -> None:
     found = facts(host)
     assert (found.system, found.kubeadm, found.unfinished, found.api) == ("debian 12", frozenset(), None, None)
     assert found.memory_mb > 0
-    assert found.disk_mb > 0
+    assert found.disk_mb > 7
+
+
+def test_images_on_a_disk_of_their_own_have_its_room(host: NamespaceHost) -> None:
+    host.run("mkdir -p /var/lib/containerd && mount -t tmpfs -o size=7m images /var/lib/containerd")
+    assert facts(host).disk_mb == 7
 
 
 def test_a_join_hands_its_configuration_over_in_a_file_of_its_owner_that_is_gone_afterwards(
