@@ -64,6 +64,11 @@ def _measure(results: Results, lab: Lab, file: Path) -> None:
         results.put(f"{key}_share", seconds / first.seconds)
         of_added = f"{phases_of_added[title]:.1f} s" if title in phases_of_added else ""
         rows.append((title, f"{seconds:.1f} s", f"{100 * seconds / first.seconds:.0f} %", of_added))
+    rest, rest_of_added = (
+        ended.seconds - sum(of.values()) for ended, of in ((first, phases), (added, phases_of_added))
+    )
+    share = f"{100 * rest / first.seconds:.0f} %"
+    rows.append(("connect, compare sums, look again", f"{rest:.1f} s", share, f"{rest_of_added:.1f} s"))
     rows.append(("all of it", f"{first.seconds:.1f} s", "100 %", f"{added.seconds:.1f} s"))
     how = (
         f"One run each, whole processes; a bundle of {_megabytes(file):.0f} MB. {ADDED} alone takes "

@@ -29,17 +29,6 @@ pytestmark = [pytest.mark.lab, pytest.mark.bundle]
 LONG_S = 1800
 """So long may a bootstrap take on a machine that many share; what it took is printed."""
 NODES = ("n1", "n2", "s1")
-MOMENTS = (
-    ("s1: sent", 0),
-    ("n1: sent", 0),
-    ("n2: fetched", 0),
-    ("n2: preparing", 2),
-    ("n1: kubeadm init", 2),
-    ("n1: applied", 0),
-    ("s1: kubeadm join", 1),
-    ("n1: waiting for a pod", 1),
-)
-"""What a run says before it is killed, and how many seconds before; what it had begun on hosts comes to its end."""
 S1_TAINT = "zone=shanghai:PreferNoSchedule"
 DEPLOYMENT = """
 apiVersion: apps/v1
@@ -55,6 +44,15 @@ spec:
       containers:
       - {name: six, image: "isthmus.test/toolbox:1", command: [sh, -c, "echo speaking; exec sleep 100000"]}
 """
+REMAINS = """
+ls -d /etc/kubernetes/*.conf /etc/kubernetes/pki/* /etc/kubernetes/manifests/* /var/lib/etcd/* /var/lib/kubelet/*.yaml
+ls -d /etc/cni/net.d/*flannel* /var/lib/cni /run/flannel /sys/class/net/cni0 /sys/class/net/flannel.1
+pgrep -a 'kube|etcd|flanneld|coredns'
+ctr -n k8s.io containers ls -q
+ip -4 route | grep -E 'cni0|flannel'
+mount | grep -E '/var/lib/kubelet|cni-'
+"""
+"""Lists what a cluster leaves on a host that was not taken off."""
 POD = """
 apiVersion: v1
 kind: Pod
@@ -110,6 +108,14 @@ class Cluster(Admin):
         assert {(pair["source"], pair["destination"]) for pair in pairs if pair["crossed"]} == {
             *(("n1", "s1"), ("n2", "s1"), ("s1", "n1"), ("s1", "n2")),
         }
+
+    def clean_hosts(self) -> None:
+        """Nothing of a cluster is on any host but packages and images; the mesh is as planned."""
+        assert set(self.states().values()) == {"clean"}
+        for name in NODES:
+            assert not re.search("KUBE-|FLANNEL|CNI-", self.said(name, "iptables-save"))
+            assert self.lab.host_run(name, REMAINS).stdout == ""
+        self.inv("mesh.plan", code=OK)
 
     def nothing_left(self) -> None:
         """A second run changes nothing, and the mesh is as planned, too."""
@@ -254,30 +260,13 @@ def test_s1_is_removed_and_joins_again(cluster: Cluster) -> None:
     cluster.nothing_left()
 
 
-def test_a_reset_leaves_hosts_clean_and_a_bootstrap_that_is_killed_is_resumed(cluster: Cluster) -> None:
-    """SIGKILL at each of these moments, one run after the other; the one after the last comes to its end.
-
-    Packages and images are taken off first, so that every phase is there to be killed in.
-    """
+def test_a_reset_leaves_hosts_clean_and_they_become_a_cluster_again(cluster: Cluster) -> None:
+    """A reset that is killed is ended by the next one."""
     cluster.inv("k8s.reset", code=2)  # nobody said yes
     cluster.inv("k8s.reset --yes", code=OK, patience=LONG_S)
-    assert set(cluster.states().values()) == {"clean"}
-    for name in NODES:
-        assert not re.search("KUBE-|FLANNEL|CNI-", cluster.said(name, "iptables-save"))
-    bare = "apt-get purge -qq -y --allow-change-held-packages containerd.io kubelet kubeadm kubectl cri-tools"
-    for name in NODES:
-        cluster.said(name, f"{bare} kubernetes-cni && rm -rf /var/lib/containerd/* /var/lib/isthmus-kubernetes")
-    assert set(cluster.states().values()) == {"clean"}
-    for moment, delay in MOMENTS:
-        process = cluster.start(cluster.command("k8s.bootstrap"))
-        assert process.stderr is not None
-        reached = any(moment in line for line in process.stderr)
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert reached, moment
+    cluster.clean_hosts()
     report = cluster.bootstrap()
-    tell(f"seconds of the run that came to its end: {json.dumps(report['seconds'])}")
+    tell(f"seconds of a bootstrap after a reset: {json.dumps(report['seconds'])}")
     cluster.pods_reach_each_other()
     cluster.nothing_left()
     process = cluster.start(cluster.command("k8s.reset --yes"))
@@ -286,7 +275,7 @@ def test_a_reset_leaves_hosts_clean_and_a_bootstrap_that_is_killed_is_resumed(cl
     process.send_signal(signal.SIGKILL)
     process.communicate()
     cluster.inv("k8s.reset --yes", code=OK, patience=LONG_S)
-    assert set(cluster.states().values()) == {"clean"}
+    cluster.clean_hosts()
     cluster.bootstrap()
 
 
