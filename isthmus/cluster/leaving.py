@@ -114,7 +114,7 @@ def _look(report: ClusterReport, fleet: Fleet, hosts: Collection[str], progress:
     for name, state in states(report.cluster, report.facts).items():
         if state.state is State.FOREIGN:
             report.failures[name] = HostError(name, f"of another cluster: {state.evidence}; it is left alone")
-        elif state.state is State.SILENT and report.cluster.control_plane.name not in report.facts:
+        elif state.state is State.SILENT and speaker(report.cluster, report.facts) is None:
             words = f"{state.evidence} whether this host is in its cluster or another: it is left alone"
             report.failures[name] = HostError(name, words)
 
