@@ -10,7 +10,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.bundle]
 
 PLANES = ("n1", "n2", "n3")
 NODES = (*PLANES, "s1")
+BOTH = 'roles   = ["control-plane", "worker"]\n'
 MOST_S = 10
 """So long may an API call be without an answer, says the issue; clients try again."""
 ASK = """
@@ -68,7 +69,7 @@ class Planes(Cluster):
         return result.stdout.strip()
 
     def members(self) -> list[str]:
-        """Return the names of etcd's members."""
+        """Return the names of etcd's members, "" for one that has not begun."""
         pki = "/etc/kubernetes/pki/etcd"
         keys = f"--cacert {pki}/ca.crt --cert {pki}/healthcheck-client.crt --key {pki}/healthcheck-client.key"
         listed = self.kubectl(f"exec -n kube-system etcd-{self.asked} -- etcdctl {keys} member list")
@@ -110,11 +111,10 @@ def cluster(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Planes:
     """N1, N2 and N3 are control planes and workers; N2 is the gateway, so that N1 may die without its site."""
     folder = tmp_path_factory.mktemp("planes")
     text = (ROOT / "hosts.toml").read_text(encoding="utf-8")
-    both = 'roles   = ["control-plane", "worker"]'
     for old, new in (
-        ('roles   = ["control-plane"]', both),
-        ('public  = "203.0.113.2" ', f'{both}\npublic  = "203.0.113.2" '),
-        ('address = "172.16.0.3"\n', f'address = "172.16.0.3"\n{both}\n'),
+        ('roles   = ["control-plane"]\n', BOTH),
+        ('public  = "203.0.113.2" ', f'{BOTH}public  = "203.0.113.2" '),
+        ('address = "172.16.0.3"\n', f'address = "172.16.0.3"\n{BOTH}'),
         ('gateways = ["n1"]', 'gateways = ["n2"]'),
     ):
         assert old in text, old
@@ -210,3 +210,39 @@ def test_a_reset_leaves_all_hosts_clean(cluster: Planes) -> None:
     assert set(cluster.states().values()) == {"clean"}
     assert cluster.lab.host_run("s1", "ls /etc/isthmus-kubernetes").returncode != 0
     cluster.inv("mesh.plan", code=OK)
+
+
+def test_one_becomes_three_and_a_join_that_is_cut_short_is_resumed(cluster: Planes) -> None:
+    """N3's power is cut as soon as etcd counts it, and the run is killed: half a control plane is left."""
+    three = cluster.file.read_text(encoding="utf-8")
+    first, *others = three.split(BOTH)
+    cluster.file.write_text(f"{first}{BOTH}{''.join(others)}", encoding="utf-8")
+    cluster.asked = "n1"
+    cluster.bootstrap()
+    assert cluster.members() == ["n1"]
+    assert cluster.said("s1", "getent ahostsv4 api.isthmus.internal | awk '{ print $1; exit }'") == "172.16.0.1"
+    cluster.file.write_text(three, encoding="utf-8")
+    assert "`inv k8s.remove n2` first" in cluster.bootstrap(code=FAILED)["failures"]["n2"]["message"]
+    for name in ("n2", "n3"):
+        cluster.inv(f"k8s.remove {name}", code=OK, patience=LONG_S)
+    process = cluster.start(cluster.command("k8s.bootstrap"))
+    assert process.stderr is not None
+    assert any("n3: kubeadm join" in line for line in process.stderr)
+
+    def counted() -> bool:
+        with suppress(AssertionError):  # etcd may be choosing its leader
+            return len(cluster.members()) == len(PLANES)
+        return False
+
+    until(counted, "etcd to count n3")
+    cluster.lab.stop("n3", hard=True)
+    process.kill()
+    process.communicate()
+    cluster.lab.start("n3")
+    assert cluster.states()["n3"] == "half-joined"
+    report = cluster.bootstrap()
+    tell(f"seconds of the bootstrap that ended it: {json.dumps(report['seconds'])}")
+    cluster.all_ready()
+    assert cluster.said("s1", "getent ahostsv4 api.isthmus.internal | awk '{ print $1; exit }'") == "127.0.0.1"
+    cluster.nothing_left()
+    cluster.json("check.pods", code=OK)
