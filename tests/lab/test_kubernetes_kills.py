@@ -52,7 +52,7 @@ MOMENTS = (
     Moment("apply flannel", "n1", seen="pgrep -f '[k]ubectl apply'"),
     Moment("join: tokens are minted", "n1", seen="ls /run/isthmus-kubernetes.*/token"),
     Moment("join: kubeadm joins", "s1", seen=f"{BEGUN} && ls /run/isthmus-kubernetes-join.*/join.yaml"),
-    Moment("label and taint", "n1", seen="pgrep -f '[k]ubectl label'", before=UNMARK),
+    Moment("label and taint", "n1", seen="pgrep -f '[k]ubectl label'"),
     Moment("wait until all is ready", "n1", seen="pgrep -f '[k]ubectl wait'", before=UNMARK),
     Moment("ask pods", "n1", said="n1: waiting for a pod", before=UNMARK),
 )
