@@ -5,6 +5,7 @@ IsthmusError                 1
 ├── InventoryError           2   hosts.toml is wrong; carries every Problem found
 ├── BrokenPromiseError       3   the network asked for cannot keep a promise; nothing was touched
 ├── LabError                 1   the twin on this machine could not be built or driven
+├── SourceError              1   a source of packages or images has not what is asked for, or is not to be trusted
 └── HostError                1   one host could not be reached, read or changed
     ├── UnreachableError         no connection; says whether the host or its gateway failed
     ├── HostKeyError             its SSH host key is unknown or has changed
@@ -67,6 +68,10 @@ class BrokenPromiseError(IsthmusError):
 
 class LabError(IsthmusError):
     """The lab could not be built, started or used."""
+
+
+class SourceError(IsthmusError):
+    """A source of packages and images cannot be reached, has not what is asked for, or is not to be trusted."""
 
 
 class HostError(IsthmusError):

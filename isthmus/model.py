@@ -149,6 +149,8 @@ class Kubernetes:
     """The folder with packages and images, as it stands in the file: relative to the file's own folder."""
     endpoint: str = "api.isthmus.internal"
     """The name by which every node knows the API."""
+    source: str | None = None
+    """Where packages and images come from, in place of a bundle: upstream or aliyun."""
 
 
 @dataclass(frozen=True)

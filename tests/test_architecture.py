@@ -20,7 +20,7 @@ LAYERS = [
     {"checkup"},
     {"mtu", "open_ports"},
     {"check", "paths", "lab", "prune", "drain", "rotate", "cluster"},
-    {"apply", "export", "trust", "packets"},
+    {"apply", "export", "trust", "packets", "sources"},
     {"presharing"},
     {"survey"},
     {"remote"},

@@ -458,7 +458,7 @@ def test_a_file_that_changes_on_its_way_is_refused_there(site: Site, monkeypatch
 
 def test_without_a_bundle_nothing_begins(site: Site) -> None:
     site.edit('bundle = "bundle"\n', "")
-    with pytest.raises(InventoryError, match=r"kubernetes\.bundle: found nothing, expected the path of a bundle"):
+    with pytest.raises(InventoryError, match=r"kubernetes\.bundle: found nothing, expected a source = "):
         site.up()
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from isthmus.cluster.survey import survey
+from isthmus.cluster.sourcing import source_findings
+from isthmus.cluster.survey import bundle_folder, survey
 from isthmus.errors import HostError
 from isthmus.host_scripts import host_script
 from isthmus.kubernetes.checks import Finding, findings, parse_preflight
@@ -48,6 +49,8 @@ def preflight(
     chosen = {name: report.facts[name] for name in report.plans}
     ours = findings(cluster, report.facts)
     found = [finding for finding in ours if finding.host in chosen]
+    if inventory.kubernetes and inventory.kubernetes.source:
+        found += source_findings(inventory.kubernetes.source, bundle_folder(inventory), cluster)
     clean = [name for name, plan in report.plans.items() if plan.found.state is State.CLEAN and not plan.against]
     ready = [name for name in clean if not report.plans[name].has(Do.PREPARE)]
 

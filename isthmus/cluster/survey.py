@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from isthmus.cluster.sourcing import planned_bundle
 from isthmus.errors import HostError, InventoryError, Problem
 from isthmus.host_scripts import host_script
 from isthmus.kubernetes.bundle import Bundle, parse_bundle
@@ -58,16 +59,18 @@ class ClusterReport:
 
 
 def bundle_folder(inventory: Inventory) -> Path:
-    """Return where the bundle of an inventory is; InventoryError when it names none."""
+    """Return where the bundle of an inventory is, or is kept; InventoryError when it names neither it nor a source."""
     asked = inventory.kubernetes
-    if asked is None or asked.bundle is None:
-        problem = Problem("kubernetes.bundle", "nothing", "the path of a bundle: packages and images come from there")
-        raise InventoryError(inventory.source, (problem,))
-    return Path(inventory.source).parent / Path(asked.bundle).expanduser()
+    if asked is None or not (asked.bundle or asked.source):
+        expected = 'a source = "upstream" or "aliyun", or the path of a bundle: packages and images come from there'
+        raise InventoryError(inventory.source, (Problem("kubernetes.bundle", "nothing", expected),))
+    return Path(inventory.source).parent / Path(asked.bundle or f"bundle-{asked.source}").expanduser()
 
 
 def load_bundle(inventory: Inventory, cluster: Cluster) -> Bundle:
     """Return the inventory's bundle; InventoryError when there is none or it is not one for this cluster."""
+    if inventory.kubernetes and inventory.kubernetes.source:
+        return planned_bundle(inventory.kubernetes.source, bundle_folder(inventory), cluster)
     path = bundle_folder(inventory) / "bundle.toml"
     try:
         with path.open("rb") as file:

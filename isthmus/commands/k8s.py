@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, task
 
+from isthmus.commands.bundle import bundle
 from isthmus.commands.shared import (
     DEBUG,
     FAILED,
@@ -246,5 +247,5 @@ def _forced(inventory: Inventory, hosts: str | None) -> list[str]:
 
 
 k8s = Collection("k8s")
-for item in (plan, bootstrap, status, taint, kubectl, remove, reset):
+for item in (plan, bundle, bootstrap, status, taint, kubectl, remove, reset):
     k8s.add_task(item)

@@ -6,6 +6,7 @@ from ipaddress import IPv4Address
 
 from isthmus.inventory import values
 from isthmus.inventory.agreement import Draft, check_agreement
+from isthmus.inventory.problems import toml_text
 from isthmus.inventory.tables import Table
 from isthmus.model import Host, Inventory, Kubernetes, Mesh, Resource, Site, Ssh, stand_in
 
@@ -111,7 +112,10 @@ def _read_kubernetes(table: Table, draft: Draft) -> Kubernetes | None:
     services = draft.service_subnet = table.required("service_subnet", values.service_subnet, '"10.96.0.0/12"')
     bundle = table.optional("bundle", values.folder, None)
     endpoint = table.optional("endpoint", values.endpoint, Kubernetes.endpoint)
+    source = table.optional("source", values.source, None)
+    if source is not None and table.has("bundle"):
+        table.problems.note((*table.path, "source"), toml_text(source), "either a source or a bundle, not both")
     table.refuse_the_rest()
     if version is None or pods is None or services is None:
         return None
-    return Kubernetes(version, pods, services, bundle, endpoint)
+    return Kubernetes(version, pods, services, bundle, endpoint, source)

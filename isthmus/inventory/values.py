@@ -40,6 +40,7 @@ Written out because `IPv4Address.is_global` refuses those and differs between Py
 
 MOST_GATEWAYS = 2
 ROLES = ("control-plane", "worker")
+SOURCES = ("upstream", "aliyun")
 TAINT_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 _OCTET = "(?:0|[1-9][0-9]{0,2})"
@@ -246,6 +247,14 @@ def folder(value: object) -> str:
     """Read the path of a folder on the workstation."""
     if not isinstance(value, str) or not value or not value.isprintable():
         raise UnexpectedError('the path of a folder in quotes, such as "bundle"')
+    return value
+
+
+def source(value: object) -> str:
+    """Read where packages and images come from."""
+    if not isinstance(value, str) or value not in SOURCES:
+        meant = did_you_mean(value, SOURCES) if isinstance(value, str) else ""
+        raise UnexpectedError(f"a source: {one_of(SOURCES)}{meant}")
     return value
 
 

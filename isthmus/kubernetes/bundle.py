@@ -82,6 +82,20 @@ def short_name(reference: str) -> str:
     return reference.rpartition("/")[2].partition(":")[0]
 
 
+def bundle_text(bundle: Bundle, architecture: str) -> str:
+    """Return the bundle.toml of a bundle."""
+    head = {"architecture": architecture, "kubernetes": bundle.kubernetes, "containerd": bundle.containerd}
+    head.update({"flannel": bundle.flannel, "check": bundle.check})
+    lines = ["[bundle]", f"format = {FORMAT}", *(f'{key} = "{value}"' for key, value in head.items() if value)]
+    lines += ["", "[debs]", *(f'"{deb.path.removeprefix("debs/")}" = "{deb.sha256}"' for deb in bundle.debs)]
+    lines += ["", "[images]"]
+    for image in bundle.images:
+        references = ", ".join(f'"{reference}"' for reference in image.references)
+        name = image.path.removeprefix("images/")
+        lines.append(f'"{name}" = {{ sha256 = "{image.sha256}", references = [{references}] }}')
+    return "\n".join([*lines, ""])
+
+
 def parse_bundle(text: str, source: str, cluster: Cluster) -> Bundle:
     """Return the bundle that bundle.toml describes; InventoryError with all that is wrong with it for this cluster."""
     tables = parse_toml(text, source)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from isthmus.cluster.delivery import size
 from isthmus.cluster.pods import DNS, PodReport
 from isthmus.cluster.preflight import PreflightReport
 from isthmus.cluster.survey import ClusterReport, nodes_of
+from isthmus.kubernetes.bundle import Bundle
 from isthmus.kubernetes.cluster import ZONE
 from isthmus.kubernetes.drift import drift
 from isthmus.kubernetes.plan import NodePlan
@@ -174,3 +177,19 @@ def preflight_text(report: PreflightReport) -> str:
         hosts = ", ".join(report.unprepared)
         lines.append(f"{hosts}: no kubeadm yet: its own checks come with k8s.bootstrap")
     return "\n".join(lines or ["nothing found"])
+
+
+def bundle_json(bundle: Bundle, folder: Path) -> dict[str, Any]:
+    """Return where a bundle is and what is in it as JSON values."""
+    files = {file.path: file.sha256 for file in (*bundle.debs, *bundle.images)}
+    versions = {"kubernetes": bundle.kubernetes, "containerd": bundle.containerd, "flannel": bundle.flannel}
+    references = [reference for image in bundle.images for reference in image.references]
+    whole = size(folder, (*bundle.debs, *bundle.images))
+    return {"folder": str(folder), "versions": versions, "bytes": whole, "files": files, "images": references}
+
+
+def bundle_words(bundle: Bundle, folder: Path) -> str:
+    """Return what is in a bundle, in a line."""
+    megabytes = size(folder, (*bundle.debs, *bundle.images)) / 1e6
+    what = f"Kubernetes {bundle.kubernetes}, containerd {bundle.containerd}, flannel {bundle.flannel}"
+    return f"{folder}: {what}; {len(bundle.debs)} packages and {len(bundle.images)} images, {megabytes:.0f} MB"

@@ -1,0 +1,239 @@
+"""`source =` in hosts.toml and `inv k8s.bundle`, on hosts in memory and sources on loopback."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fake_cluster import FakeClusterFleet
+from fake_sources import NEWEST, FakeSources, SigningKey, serving
+from invoke import Exit
+from test_bootstrap import HOSTS, _no_waiting
+
+import tasks
+from isthmus.inventory import parse_inventory
+from isthmus.kubernetes import sources as known
+from isthmus.kubernetes.bundle import short_name
+from isthmus.kubernetes.images import images_of
+
+__all__ = ["_no_waiting"]
+
+CONTEXT = SimpleNamespace(config=SimpleNamespace(sudo=SimpleNamespace(password=None)))
+HOSTS_IN_ORDER = ("n1", "n2", "n3", "s1")
+PAUSE = "registry.k8s.io/pause:3.10.2"
+
+
+@pytest.fixture(scope="session")
+def key() -> SigningKey:
+    return SigningKey(days=20)
+
+
+@pytest.fixture
+def here(key: SigningKey, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSources]:
+    """Upstream on loopback; whoever asks the real one fails."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(known, "KUBERNETES_KEY", key.fingerprint)
+    monkeypatch.setattr(known, "DOCKER_KEY", key.fingerprint)
+    with serving(FakeSources(key)) as sources:
+        monkeypatch.setitem(known.SOURCES, "upstream", sources.fill().source())
+        monkeypatch.setitem(known.SOURCES, "aliyun", sources.source("aliyun", ("mirror/", "")))
+        yield sources
+
+
+class Said:
+    """What a command ended with and printed."""
+
+    def __init__(self, code: int, message: str, out: str, err: str) -> None:
+        self.code, self.message, self.out, self.err = code, message, out, err
+
+
+class Site:
+    """A workstation with a hosts.toml that names a source, and hosts."""
+
+    def __init__(self, folder: Path, text: str = f'{HOSTS}source = "upstream"\n') -> None:
+        self.folder = folder
+        self.file = folder / "hosts.toml"
+        self.file.write_text(text, encoding="utf-8")
+        references = {f"images/{short_name(name)}.tar": (name,) for name in images_of(NEWEST)}
+        self.fleet = FakeClusterFleet(parse_inventory(text, str(self.file)), references)
+
+    def edit(self, old: str, new: str) -> None:
+        text = self.file.read_text(encoding="utf-8")
+        assert old in text
+        self.file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    made = Site(tmp_path)
+    monkeypatch.setattr("isthmus.remote.Fleet", lambda *_, **__: made.fleet)
+    return made
+
+
+@pytest.fixture
+def inv(site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that calls a command with flags."""
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+
+    def call(name: str, **flags: Any) -> Said:
+        folder, _, task = name.partition(".")
+        code, message = 0, ""
+        try:
+            tasks.ns.collections[folder].tasks[task].body(CONTEXT, file=str(site.file), **flags)
+        except Exit as end:
+            code, message = end.code, end.message or ""
+        out, err = capsys.readouterr()
+        return Said(code, message, out, err)
+
+    return call
+
+
+def test_a_plan_reads_indexes_and_fetches_nothing(inv: Any, site: Site, here: FakeSources) -> None:
+    plan = inv("k8s.plan")
+    assert plan.code == 4
+    assert f"kubeadm {NEWEST}-1.1" in plan.out
+    assert f"images: registry.k8s.io/kube-apiserver:v{NEWEST}" in plan.out
+    assert here.times(".deb") == here.times("/v2/") == 0
+    assert not (site.folder / "bundle-upstream").exists()
+
+
+def test_a_bootstrap_fetches_the_bundle_and_a_second_one_asks_nobody(inv: Any, site: Site, here: FakeSources) -> None:
+    up = inv("k8s.bootstrap")
+    assert up.code == 0, up.err
+    assert "s1: ready\n" in up.out
+    assert "complete the bundle\n" in up.out
+    here.asked.clear()
+    again = inv("k8s.bootstrap")
+    assert (again.code, again.out) == (0, "".join(f"{name}: nothing to do\n" for name in HOSTS_IN_ORDER))
+    assert (inv("k8s.plan").code, inv("check.pods").code, here.asked) == (0, 0, [])
+
+
+def test_a_new_patch_release_changes_nothing_by_itself(inv: Any, site: Site, here: FakeSources) -> None:
+    site.edit('version        = "1.36"', 'version        = "1.36.2"')
+    for reference in images_of("1.36.2"):
+        here.add_image(reference)
+        site.fleet.references[f"images/{short_name(reference)}.tar"] = (reference,)
+    assert inv("k8s.bootstrap").code == 0
+    site.edit('version        = "1.36.2"', 'version        = "1.36"')
+    assert inv("k8s.plan").code == 0
+    assert f"Kubernetes {NEWEST}" in inv("k8s.bundle").out
+    assert "runs kubelet 1.36.2-1.1, the bundle has 1.36.10" in inv("k8s.plan").out
+
+
+def test_files_that_are_missing_are_fetched_when_a_host_needs_them(inv: Any, site: Site, here: FakeSources) -> None:
+    inv("k8s.bootstrap")
+    (site.folder / "bundle-upstream/images/pause.tar").unlink()
+    here.asked.clear()
+    assert (inv("k8s.plan").code, here.asked) == (0, [])
+    node = site.fleet["s1"]
+    node.images.clear()
+    assert inv("k8s.bootstrap").code == 0
+    assert here.times("/pause/blobs/") == 4  # two layers, and twice the configuration: it says for what platform it is
+    assert here.times("/etcd/blobs/") == 1
+
+
+def test_another_version_in_hosts_toml_is_looked_for_anew(inv: Any, site: Site, here: FakeSources) -> None:
+    inv("k8s.bundle")
+    site.edit('version        = "1.36"', 'version        = "1.36.9"')
+    plan = inv("k8s.plan")
+    assert plan.code == 2
+    assert 'kubernetes.version: found "1.36.9", expected one that 127.0.0.1:' in plan.message
+    assert plan.message.endswith("has: 1.36.1, 1.36.2, 1.36.10")
+
+
+def test_a_source_that_is_off_touches_no_host(inv: Any, site: Site, here: FakeSources) -> None:
+    here.remove_image(PAUSE)
+    up = inv("k8s.bootstrap")
+    assert up.code == 1
+    assert up.message.startswith(f"no source has the image {PAUSE}: ")
+    assert site.fleet.changing == []
+
+
+def test_check_k8s_tells_keys_that_end_and_images_that_nobody_has(inv: Any, site: Site, here: FakeSources) -> None:
+    host = here.url.partition("://")[2]
+    well = inv("check.k8s")
+    assert well.code == 0
+    assert well.out.count(f"upstream: key: that of {host} ends in 20 days") + well.out.count("ends in 19 days") == 2
+    here.remove_image(PAUSE)
+    ill = inv("check.k8s")
+    assert ill.code == 1
+    assert (
+        f"upstream: ERROR images: no source has the image {PAUSE}: {host}/registry.k8s.io/pause: answered 404"
+        in ill.out
+    )
+    here.files.pop("/docker/gpg")
+    assert inv("check.k8s").message == f"no packages from upstream: {host}: gpg: answered 404 Not Found"
+
+
+def test_who_has_a_whole_bundle_does_without_the_source(inv: Any, site: Site, here: FakeSources) -> None:
+    inv("k8s.bundle")
+    here.files.clear()
+    said = inv("check.k8s")
+    assert (said.code, "upstream: packages: no packages from upstream" in said.out) == (0, True)
+    assert inv("k8s.bootstrap").code == 0
+
+
+def test_k8s_bundle_makes_a_folder_for_hosts_without_internet(inv: Any, site: Site, here: FakeSources) -> None:
+    made = inv("k8s.bundle", output=str(site.folder / "usb"))
+    assert made.code == 0
+    assert (
+        f"{site.folder}/usb: Kubernetes {NEWEST}, containerd 2.2.10, flannel 0.28.9; 6 packages and 10 images"
+        in made.out
+    )
+    assert f"kubelet {NEWEST}-1.1: 0 MB from 127.0.0.1:" in made.err
+    assert "note: the key of 127.0.0.1:" in made.err
+    report = json.loads(inv("k8s.bundle", output=str(site.folder / "usb"), json=True).out)
+    assert report["versions"]["kubernetes"] == NEWEST
+    assert len(report["files"]) == 16
+    site.edit('source = "upstream"', 'bundle = "usb"')
+    here.asked.clear()
+    assert inv("k8s.bootstrap").code == 0
+    assert here.asked == []
+
+
+def test_the_bundle_of_an_inventory_is_made_where_it_looks_for_it(inv: Any, site: Site, here: FakeSources) -> None:
+    site.edit('source = "upstream"', 'bundle = "here"')
+    here.add_image(PAUSE, place=f"mirror/{PAUSE}")
+    made = inv("k8s.bundle", source="aliyun")
+    assert made.code == 0
+    assert f"{PAUSE}: 0 MB from {here.url[7:]}/mirror/registry.k8s.io/pause" in made.err
+    assert (site.folder / "here/bundle.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"output": ""}, "--output: found nothing, expected the path of a folder"),
+        ({"source": "azure"}, "--source: found azure, expected one of upstream, aliyun"),
+        ({"architecture": "x86"}, "--architecture: found x86, expected one of amd64, arm64"),
+        ({"debian": "bookworm"}, "--debian: found bookworm, expected one of 11, 12, 13"),
+    ],
+)
+def test_wrong_flags_are_told(inv: Any, here: FakeSources, flags: dict[str, str], said: str) -> None:
+    wrong = inv("k8s.bundle", **flags)
+    assert (wrong.code, wrong.message, here.asked) == (2, said, [])
+
+
+def test_without_a_source_or_a_bundle_nothing_begins(inv: Any, site: Site, here: FakeSources) -> None:
+    site.edit('source = "upstream"\n', "")
+    for name in ("k8s.plan", "k8s.bootstrap"):
+        said = inv(name)
+        assert said.code == 2
+        assert (
+            'kubernetes.bundle: found nothing, expected a source = "upstream" or "aliyun", or the path' in said.message
+        )
+    assert "found neither source nor bundle, expected one of them, or --output DIR" in inv("k8s.bundle").message
+    assert inv("k8s.bundle", output=str(site.folder / "any")).code == 0
+
+
+def test_a_folder_that_cannot_be_written_is_told(inv: Any, site: Site, here: FakeSources) -> None:
+    (site.folder / "bundle-upstream").write_text("a file", encoding="utf-8")
+    said = inv("k8s.bundle")
+    assert said.code == 1
+    assert said.message.startswith(f"cannot write {site.folder}/bundle-upstream")
