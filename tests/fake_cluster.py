@@ -41,6 +41,7 @@ INPUTS = {
     "k8s-kubectl": set(),
     "k8s-reset": {"only_unfinished", "wait_s"},
     "k8s-preflight": {"phase"},
+    "k8s-download": {"path", "sha256", "urls", "index", "blobs", "places"},
     "k8s-pods": {"namespace", "port", "bytes", "targets", "dns_name", "dns_address"},
     "hush": {"pid", "token"},
 }
@@ -136,6 +137,8 @@ class FakeNode:
         self.running: set[str] = set()
         self.enabled: set[str] = set()
         self.images: set[str] = set()
+        self.online = True
+        """It reaches the internet."""
         self.bundle: dict[str, str] = {}
         """Files of the bundle here, with the sum they have."""
         self.kubeadm: set[str] = set()
@@ -294,6 +297,14 @@ class FakeNode:
             raise RefusalError(f"{inputs['path']} arrived with another sum than it left with")
         self.bundle[inputs["path"]] = digest
         return ""
+
+    def _download(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
+        self._point("download:begun")
+        if not self.online:
+            raise RefusalError("https://registry.k8s.io: Could not resolve host")
+        digest = self.fleet.download(inputs)
+        self.bundle[inputs["path"]] = digest
+        return f"{digest}\n"
 
     def _serve(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
         assert inputs["address"] == self.address
@@ -696,6 +707,10 @@ class FakeNodeRemote:
         return output
 
 
+def _no_internet(inputs: dict[str, str]) -> str:
+    raise RefusalError("no internet")
+
+
 class FakeClusterFleet:
     """What isthmus.remote.Fleet is to real hosts."""
 
@@ -707,6 +722,8 @@ class FakeClusterFleet:
         self.calls: list[tuple[str, str]] = []
         self.scripts: list[str] = []
         self.unheard: dict[tuple[str, str], str] = {}
+        self.download: Callable[[dict[str, str]], str] = _no_internet
+        """What k8s-download does on a host that is online; returns the sum."""
 
     def __getitem__(self, name: str) -> FakeNode:
         return self.hosts[name]

@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa, utils
 
-from isthmus.kubernetes.images import images_of, tags_of_kubeadm
+from isthmus.kubernetes.images import companions, images_of
 from isthmus.kubernetes.sources import Origin, Source
 
 VERSIONS = ("1.36.1", "1.36.2", "1.36.10")
@@ -127,7 +127,8 @@ class FakeSources:
         for version in VERSIONS:
             for name in ("kubelet", "kubectl"):
                 kubernetes[f"amd64/{name}_{version}-1.1_amd64.deb"] = f"{name} {version}".encode()
-            program = b"\x7fELF\x00" + b"".join(f"{tag}other".encode() for tag in tags_of_kubeadm(version))
+            beside = companions(version)
+            program = f"\x7fELF\0{beside.etcd}other{beside.coredns}{beside.pause}".encode()
             kubernetes[f"amd64/kubeadm_{version}-1.1_amd64.deb"] = deb({"usr/bin/kubeadm": program})
             kubernetes[f"arm64/kubelet_{version}-1.1_arm64.deb"] = b"for others"
         for version in ("1.36.0", "1.36.9"):

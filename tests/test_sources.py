@@ -25,7 +25,7 @@ from isthmus.kubernetes import sources as known
 from isthmus.kubernetes.bundle import bundle_text, parse_bundle
 from isthmus.kubernetes.cluster import MINORS, cluster_of
 from isthmus.kubernetes.debian import parse_packages, release_sums, upstream_version, version_key
-from isthmus.kubernetes.images import CHECK, COMPANIONS, companions, images_of
+from isthmus.kubernetes.images import CHECK, COMPANIONS, Companions, companions, images_of
 from isthmus.kubernetes.registry import parse_manifest
 from isthmus.kubernetes.sources import SOURCES, Origin
 from isthmus.sources import web
@@ -237,7 +237,7 @@ def test_the_newest_of_the_version_is_taken(here: FakeSources) -> None:
         "cri-tools": "1.36.9-1.1",
         "kubernetes-cni": "1.9.1-1.1",
     }
-    assert offer(here, "1.36.2").kubernetes == "1.36.2"
+    assert offer(here, "1.36.2").bundle.kubernetes == "1.36.2"
     with pytest.raises(UnknownVersionError, match=r'"1.36.3", expected one that .* has: 1.36.1, 1.36.2, 1.36.10'):
         offer(here, "1.36.3")
     with pytest.raises(SourceError, match=r"no packages from upstream: 127.0.0.1:\d+: Release.key: answered 404"):
@@ -290,7 +290,8 @@ def test_a_damaged_file_is_fetched_again_and_only_that(here: FakeSources, tmp_pa
 
 
 def test_a_kubeadm_that_wants_other_images_is_told(here: FakeSources, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("isthmus.sources.making.tags_of_kubeadm", lambda _: ("3.6.8-0", "v1.14.9"))
+    new = Companions(10, "3.6.8-0", "v1.14.9", "3.10.2")
+    monkeypatch.setitem(COMPANIONS, "1.36", (*COMPANIONS["1.36"], new))
     with pytest.raises(SourceError, match=f"kubeadm {NEWEST} does not know v1.14.9, which Isthmus has"):
         make(here, tmp_path)
     assert here.times("/v2/") == 0

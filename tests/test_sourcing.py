@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from isthmus.inventory import parse_inventory
 from isthmus.kubernetes import sources as known
 from isthmus.kubernetes.bundle import short_name
 from isthmus.kubernetes.images import images_of
+from isthmus.kubernetes.registry import Blob, Manifest
+from isthmus.sources.images import write_archive
+from isthmus.sources.web import get
 
 __all__ = ["_no_waiting"]
 
@@ -62,6 +66,29 @@ class Site:
         self.file.write_text(text, encoding="utf-8")
         references = {f"images/{short_name(name)}.tar": (name,) for name in images_of(NEWEST)}
         self.fleet = FakeClusterFleet(parse_inventory(text, str(self.file)), references)
+        self.fleet.download = self._download
+
+    def _download(self, inputs: dict[str, str]) -> str:
+        """Do what the script does (tests/test_download.py), without a process for each step."""
+        if inputs["urls"]:
+            return hashlib.sha256(get(inputs["urls"]).body).hexdigest()
+        (entry,) = json.loads(inputs["index"])
+        parts = self.folder / "parts"
+        parts.mkdir()
+        blobs = {}
+        for name in inputs["blobs"].split():
+            digest, _, suffix = name.partition(".")
+            place = inputs["places"].split()[0]
+            content = get(f"{place}/blobs/sha256:{digest}").body
+            (parts / name).write_bytes(content)
+            blobs[name] = Blob(digest, len(content), f".{suffix}")
+        manifest = Manifest(blobs[entry["Config"]], tuple(blobs[name] for name in entry["Layers"]))
+        return write_archive(self.folder / "archive.tar", entry["RepoTags"][0], manifest, parts)
+
+    def kept(self) -> list[str]:
+        """Return what there is of the bundle on the workstation."""
+        folder = self.folder / "bundle-upstream"
+        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
     def edit(self, old: str, new: str) -> None:
         text = self.file.read_text(encoding="utf-8")
@@ -103,15 +130,71 @@ def test_a_plan_reads_indexes_and_fetches_nothing(inv: Any, site: Site, here: Fa
     assert not (site.folder / "bundle-upstream").exists()
 
 
-def test_a_bootstrap_fetches_the_bundle_and_a_second_one_asks_nobody(inv: Any, site: Site, here: FakeSources) -> None:
+def test_one_host_of_each_site_fetches_for_its_site_and_a_second_run_asks_nobody(
+    inv: Any, site: Site, here: FakeSources
+) -> None:
     up = inv("k8s.bootstrap")
     assert up.code == 0, up.err
     assert "s1: ready\n" in up.out
-    assert "complete the bundle\n" in up.out
+    assert set(site.fleet.ran("k8s-download")) == {"n1", "s1"}
+    assert site.fleet.ran("k8s-fetch") == ["n2", "n3"]
+    assert site.fleet.ran("k8s-receive") == []
+    assert "n1: fetching pause.tar, 0 MB" in up.err
+    assert site.kept() == ["bundle.toml"]
     here.asked.clear()
     again = inv("k8s.bootstrap")
     assert (again.code, again.out) == (0, "".join(f"{name}: nothing to do\n" for name in HOSTS_IN_ORDER))
     assert (inv("k8s.plan").code, inv("check.pods").code, here.asked) == (0, 0, [])
+
+
+def test_what_a_site_cannot_fetch_comes_from_the_workstation(inv: Any, site: Site, here: FakeSources) -> None:
+    site.fleet["s1"].online = False
+    up = inv("k8s.bootstrap")
+    assert up.code == 0, up.err
+    assert "s1: cannot fetch: " in up.err
+    assert "upstream: hosts cannot fetch from it: the workstation does" in up.err
+    assert set(site.fleet.ran("k8s-download")) == {"n1"}
+    assert set(site.fleet.ran("k8s-receive")) == {"s1"}
+    assert len(site.kept()) == 17
+
+
+def test_another_host_of_a_site_fetches_where_its_gateway_cannot(inv: Any, site: Site, here: FakeSources) -> None:
+    site.fleet["n1"].online = False
+    assert inv("k8s.bootstrap").code == 0
+    assert set(site.fleet.ran("k8s-download")) == {"n2", "s1"}
+    assert set(site.fleet.ran("k8s-fetch")) == {"n1", "n3"}
+    assert site.fleet.ran("k8s-receive") == []
+
+
+def test_hosts_and_a_workstation_without_internet_are_told_once_each(inv: Any, site: Site, here: FakeSources) -> None:
+    """It goes between the look at the source and the fetching; what was begun is gone on with."""
+    for node in site.fleet.hosts.values():
+        node.online = False
+    cni = next(path for path in here.files if "kubernetes-cni" in path)
+    content = here.files.pop(cni)
+    up = inv("k8s.bootstrap")
+    assert up.code == 1
+    assert all(f"{name}: {here.url}{cni} answered 404 Not Found" in up.err for name in HOSTS_IN_ORDER)
+    here.files[cni] = content
+    assert inv("k8s.bootstrap").code == 0
+
+
+def test_what_other_hosts_came_with_is_what_a_later_one_gets(inv: Any, site: Site, here: FakeSources) -> None:
+    """containerd.io and the mirror's pause have newer ones meanwhile; the kept bundle.toml decides."""
+    assert inv("k8s.bootstrap", only="n1,n2,n3").code == 0
+    version = "2.2.11-1~debian.12~bookworm"
+    docker = {path.removeprefix("/docker/"): text for path, text in here.files.items() if "containerd.io_" in path}
+    docker[f"dists/bookworm/pool/stable/amd64/containerd.io_{version}_amd64.deb"] = b"newer"
+    here.publish("/docker/", "/docker/dists/bookworm/", "stable/binary-amd64/Packages", "gpg", docker)
+    assert "containerd.io 2.2.10" in inv("k8s.plan").out
+    assert inv("k8s.bootstrap").code == 0
+    assert site.fleet["s1"].packages["containerd.io"] == "2.2.10-1~debian.12~bookworm"
+    node = site.fleet["s1"]
+    node.packages.pop("containerd.io")
+    here.publish("/docker/", "/docker/dists/bookworm/", "stable/binary-amd64/Packages", "gpg", {})
+    gone = inv("k8s.bootstrap")
+    assert gone.code == 1
+    assert "127.0.0.1" in gone.message
 
 
 def test_a_new_patch_release_changes_nothing_by_itself(inv: Any, site: Site, here: FakeSources) -> None:
@@ -126,16 +209,15 @@ def test_a_new_patch_release_changes_nothing_by_itself(inv: Any, site: Site, her
     assert "runs kubelet 1.36.2-1.1, the bundle has 1.36.10" in inv("k8s.plan").out
 
 
-def test_files_that_are_missing_are_fetched_when_a_host_needs_them(inv: Any, site: Site, here: FakeSources) -> None:
+def test_hosts_fetch_only_what_they_lack(inv: Any, site: Site, here: FakeSources) -> None:
     inv("k8s.bootstrap")
-    (site.folder / "bundle-upstream/images/pause.tar").unlink()
+    site.fleet["s1"].images.remove(PAUSE)
     here.asked.clear()
-    assert (inv("k8s.plan").code, here.asked) == (0, [])
-    node = site.fleet["s1"]
-    node.images.clear()
+    site.fleet.calls.clear()
     assert inv("k8s.bootstrap").code == 0
-    assert here.times("/pause/blobs/") == 4  # two layers, and twice the configuration: it says for what platform it is
-    assert here.times("/etcd/blobs/") == 1
+    assert site.fleet.ran("k8s-download") == ["s1"]
+    assert here.times(".deb") == here.times("/etcd/") == 0
+    assert here.times("/pause/blobs/") == 4  # its three blobs, and the configuration to see for what platform it is
 
 
 def test_another_version_in_hosts_toml_is_looked_for_anew(inv: Any, site: Site, here: FakeSources) -> None:

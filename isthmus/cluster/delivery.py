@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ SEND_TIMEOUT_S = 1800
 HAVE_TIMEOUT_S = 300
 SERVE_IDLE_S = 300
 SHORT_TIMEOUT_S = 60
+PLAIN, PACKED = 3, 6
+"""How often its own size a file takes on a host at most: as it is, as an image's layers, and these unpacked."""
 
 Files = Mapping[str, tuple[BundleFile, ...]]
 """What each host needs."""
@@ -40,18 +43,39 @@ def check_files(folder: Path, files: Iterable[BundleFile]) -> None:
         raise InventoryError(str(folder / "bundle.toml"), tuple(problems))
 
 
+def room(folder: Path, files: Iterable[BundleFile]) -> int:
+    """Return how many bytes these files take on a host, as archives and unpacked."""
+    return sum(
+        (folder / file.path).stat().st_size * (PACKED if _is_packed(folder / file.path) else PLAIN) for file in files
+    )
+
+
+def _is_packed(path: Path) -> bool:
+    """Return whether an archive has compressed layers."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            return any(name.endswith(".gz") for name in archive.getnames())
+    except tarfile.TarError:
+        return False
+
+
 def size(folder: Path, files: Iterable[BundleFile]) -> int:
     """Return how many bytes these files have together."""
     return sum((folder / file.path).stat().st_size for file in files)
 
 
 def deliver(
-    fleet: Fleet, inventory: Inventory, folder: Path, needed: Files, progress: Progress
+    fleet: Fleet,
+    inventory: Inventory,
+    folder: Path,
+    needed: Files,
+    progress: Progress,
+    holders: Mapping[str, str] | None = None,
 ) -> dict[str, HostError]:
     """Bring every host the files it needs; return the hosts where that failed.
 
     The workstation sends each file once to each site, to the host that then hands it to the others of its site. Where
-    that one is not reached from another, the workstation sends it there, too.
+    that one is not reached from another, the workstation sends it there, too. `holders` have all that their site needs.
     """
     failures: dict[str, HostError] = {}
     missing = _missing(fleet, needed, failures)
@@ -60,9 +84,11 @@ def deliver(
         sites.setdefault(inventory.hosts[name].site, []).append(name)
     # The gateway is reached directly, others through it.
     seeds = {site: min(names, key=lambda name: not inventory.is_gateway(name)) for site, names in sites.items()}
+    seeds.update({site: name for site, name in (holders or {}).items() if site in sites})
     for_seed = {
         seed: tuple(dict.fromkeys(file for name in sites[site] for file in missing[name]))
         for site, seed in seeds.items()
+        if seed not in (holders or {}).values()
     }
     _send(fleet, folder, for_seed, failures, progress)
     others = {

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
-from isthmus.cluster.delivery import check_files, deliver, size
+from isthmus.cluster.delivery import Files, check_files, deliver, room
 from isthmus.cluster.marking import marks
 from isthmus.cluster.planes import certificates, is_plane, leave_etcd, refused, renew_proxy
+from isthmus.cluster.sourcing import Supply
 from isthmus.cluster.staging import APT_WAIT_S, balance_script, staged
 from isthmus.cluster.survey import ClusterReport, apply, bundle_folder, kubectl, look, nodes_of, on_plane, planes_and
-from isthmus.errors import CommandError, HostError
+from isthmus.errors import CommandError, HostError, SourceError
 from isthmus.host_scripts import host_script
 from isthmus.kubernetes.bundle import PACKAGES, Bundle, BundleFile
 from isthmus.kubernetes.configs import init_config, join_config, sum_of
@@ -39,7 +40,13 @@ class Phases:
     """What there is to do, a method a phase; `touched` are the hosts where one began."""
 
     def __init__(
-        self, inventory: Inventory, fleet: Fleet, bundle: Bundle, report: ClusterReport, progress: Progress
+        self,
+        inventory: Inventory,
+        fleet: Fleet,
+        bundle: Bundle,
+        report: ClusterReport,
+        progress: Progress,
+        supply: Supply | None = None,
     ) -> None:
         self.inventory = inventory
         self.fleet = fleet
@@ -49,6 +56,7 @@ class Phases:
         self.cluster = report.cluster
         self.plane = report.plane
         self.folder = bundle_folder(inventory)
+        self.supply = supply
         self.wanted = wanted_of(report.cluster, bundle)
         self.touched: set[str] = set()
 
@@ -68,8 +76,12 @@ class Phases:
         return tuple((title, phase) for title, phase, needed in phases if needed)
 
     def check_bundle(self) -> None:
-        """Compare every file that some host needs with its sum, before anything is touched."""
-        check_files(self.folder, [file for files in self._needed().values() for file in files])
+        """Compare files that hosts need with their sums, or find them at their source, before anything is touched."""
+        files = list(dict.fromkeys(file for files in self._needed().values() for file in files))
+        if self.supply is not None and files:
+            self.supply.find(files)
+        elif self.supply is None:
+            check_files(self.folder, files)
 
     # --- the phases ---------------------------------------------------------------------------------------------
 
@@ -99,14 +111,13 @@ class Phases:
         """Bring the hosts the files of the bundle that they need."""
         needed = {name: files for name, files in self._needed().items() if name not in self.report.failures}
         for name, files in list(needed.items()):
-            # As archives and, unpacked, as images: about three times as much.
-            megabytes = 3 * size(self.folder, files) // 1_000_000 + ROOM_MB
+            megabytes = (self.supply.room(files) if self.supply else room(self.folder, files)) // 1_000_000 + ROOM_MB
             free = self.report.facts[name].disk_mb
             if free < megabytes:
                 del needed[name]
                 self._fail(name, HostError(name, f"{free} MB free below /var/lib, expected {megabytes}"))
         if any(needed.values()):
-            for name, error in deliver(self.fleet, self.inventory, self.folder, needed, self.progress).items():
+            for name, error in self._bring(needed).items():
                 self._fail(name, error)
 
     def prepare(self) -> None:
@@ -259,6 +270,16 @@ class Phases:
             self._ask(wait_once_more)
 
     # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _bring(self, needed: Files) -> dict[str, HostError]:
+        """Bring the files, from the source or from here; return where that failed."""
+        holders: Mapping[str, str] = {}
+        if self.supply is not None:
+            try:
+                needed, holders = self.supply.fetch(self.fleet, self.inventory, needed)
+            except SourceError as error:
+                return {name: HostError(name, str(error)) for name in needed}
+        return deliver(self.fleet, self.inventory, self.folder, needed, self.progress, holders)
 
     def _prepare(self, remote: Remote) -> None:
         wanted, facts = self.wanted[remote.name], self.report.facts[remote.name]

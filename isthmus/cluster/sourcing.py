@@ -1,19 +1,31 @@
-"""The bundle of an inventory with a `source`: kept in a folder beside it, made and made whole from the source."""
+"""An inventory's `source`: which versions are taken from it, and how their files come to the hosts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from isthmus.cluster.delivery import check_files
+from isthmus.cluster.delivery import PACKED, PLAIN, Files, check_files
+from isthmus.cluster.fetching import fetch_by_hosts
 from isthmus.errors import InventoryError, SourceError
-from isthmus.kubernetes.bundle import Bundle, parse_bundle
+from isthmus.kubernetes.bundle import Bundle, BundleFile, Image, parse_bundle
 from isthmus.kubernetes.checks import Finding
 from isthmus.kubernetes.cluster import Cluster
 from isthmus.kubernetes.sources import SOURCES
-from isthmus.sources.making import Offer, make_bundle, probe_images, read_offer
-from isthmus.survey import Progress, silent
+from isthmus.model import Inventory
+from isthmus.remote import Fleet
+from isthmus.sources.making import (
+    Download,
+    Offer,
+    find_downloads,
+    keep_bundle,
+    make_bundle,
+    probe_images,
+    read_offer,
+)
+from isthmus.survey import Progress
 
 ARCHITECTURE, DEBIAN = "amd64", "12"
 """What a source is asked for unless `k8s.bundle` says otherwise. containerd.io of Debian 12 runs on 13, too."""
@@ -39,14 +51,65 @@ def planned_bundle(source: str, folder: Path, cluster: Cluster) -> Bundle:
 
     So a new patch release changes nothing by itself: `k8s.bundle` looks for it.
     """
-    return kept_bundle(folder, cluster) or offer_of(source, cluster.version).bundle()
+    return kept_bundle(folder, cluster) or offer_of(source, cluster.version).bundle
 
 
-def whole_bundle(source: str, folder: Path, cluster: Cluster, wanted: Bundle, progress: Progress = silent) -> Bundle:
-    """Return a bundle whose files are all there; what is missing of it is fetched."""
-    if (kept := kept_bundle(folder, cluster)) and is_whole(folder, kept):
-        return kept
-    return make_bundle(offer_of(source, wanted.kubernetes), folder, progress)
+class Supply:
+    """Brings the files of a bundle from a source: hosts fetch them, or this workstation where they cannot."""
+
+    def __init__(self, source: str, folder: Path, cluster: Cluster, bundle: Bundle, progress: Progress) -> None:
+        self.source = source
+        self.folder = folder
+        self.cluster = cluster
+        self.bundle = bundle
+        self.progress = progress
+        self._offer: Offer | None = None
+        self._downloads: dict[str, Download] = {}
+
+    def find(self, files: Iterable[BundleFile]) -> None:
+        """Find out where these files are; SourceError, before anything is touched, for one that nobody has."""
+        self._offer = offer_of(self.source, self.bundle.kubernetes).pinned(self.bundle)
+        self._downloads = find_downloads(self._offer, {file.path for file in files})
+
+    def room(self, files: Iterable[BundleFile]) -> int:
+        """Return how many bytes these files take on a host, as archives and unpacked."""
+        return sum(self._downloads[file.path].size * (PACKED if isinstance(file, Image) else PLAIN) for file in files)
+
+    def fetch(self, fleet: Fleet, inventory: Inventory, needed: Files) -> tuple[Files, dict[str, str]]:
+        """Have the hosts fetch what they need; return that with its sums, and {site: the host that has it}.
+
+        What a site cannot fetch is in this workstation's folder afterwards.
+        """
+        fetched = fetch_by_hosts(fleet, inventory, needed, self._downloads, self.progress)
+        sites = {inventory.hosts[name].site for name, files in needed.items() if files}
+        if self._offer is not None and sites - fetched.holders.keys():
+            self.progress(self.source, "hosts cannot fetch from it: the workstation does")
+            self.bundle = make_bundle(self._offer, self.folder, self.progress)
+            fetched.sums.update({file.path: file.sha256 for file in (*self.bundle.debs, *self.bundle.images)})
+        else:
+            self._remember(fetched.sums)
+        with_sums = {
+            name: tuple(BundleFile(file.path, fetched.sums[file.path]) for file in files)
+            for name, files in needed.items()
+        }
+        return with_sums, fetched.holders
+
+    def _remember(self, sums: Mapping[str, str]) -> None:
+        """Keep which versions were taken, once all sums are known: the next run takes the same."""
+        images = tuple(replace(image, sha256=sums.get(image.path, image.sha256)) for image in self.bundle.images)
+        self.bundle = replace(self.bundle, images=images)
+        if all(image.sha256 for image in images):
+            keep_bundle(self.folder, self.bundle, ARCHITECTURE)
+
+
+def supply_of(
+    inventory: Inventory, folder: Path, cluster: Cluster, bundle: Bundle, progress: Progress
+) -> Supply | None:
+    """Return how the bundle's files come from the source; None where they are all on this workstation."""
+    source = inventory.kubernetes.source if inventory.kubernetes else None
+    if source is None or ((kept := kept_bundle(folder, cluster)) and is_whole(folder, kept)):
+        return None
+    return Supply(source, folder, cluster, bundle, progress)
 
 
 def is_whole(folder: Path, bundle: Bundle) -> bool:

@@ -49,9 +49,3 @@ def images_of(version: str) -> tuple[str, ...]:
         *FLANNEL_IMAGES,
         CHECK,
     )
-
-
-def tags_of_kubeadm(version: str) -> tuple[str, ...]:
-    """Return the tags that stand as they are in the program kubeadm of a version."""
-    beside = companions(version)
-    return (beside.etcd, beside.coredns, beside.pause)

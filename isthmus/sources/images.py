@@ -6,12 +6,13 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 from urllib.parse import urlencode
 
 from isthmus.errors import SourceError
@@ -27,7 +28,7 @@ from isthmus.kubernetes.registry import (
     same_digest,
 )
 from isthmus.kubernetes.sources import Origin
-from isthmus.sources.web import Answer, NoAnswerError, StatusError, download, first_that_works, get, sum_of
+from isthmus.sources.web import BLOCK, Answer, NoAnswerError, StatusError, download, first_that_works, get, sum_of
 
 T = TypeVar("T")
 
@@ -164,12 +165,14 @@ class Registries:
 def write_archive(target: Path, reference: str, manifest: Manifest, folder: Path) -> str:
     """Make a docker-archive of blobs in a folder, which goes; return its sum. The same blobs give the same sum."""
     part = target.with_name(f"{target.name}.part")
-    with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as archive:
+    with part.open("wb") as archive:
         index = archive_index(reference, manifest)
-        archive.addfile(_member(INDEX, len(index)), io.BytesIO(index))
+        _add(archive, INDEX, len(index), io.BytesIO(index))
         for blob in manifest.blobs:
             with (folder / blob.file_name).open("rb") as file:
-                archive.addfile(_member(blob.file_name, blob.size), file)
+                _add(archive, blob.file_name, blob.size, file)
+        archive.write(bytes(2 * tarfile.BLOCKSIZE))
+        archive.write(bytes(-archive.tell() % tarfile.RECORDSIZE))
     digest = sum_of(part)
     part.replace(target)
     for blob in manifest.blobs:
@@ -190,7 +193,7 @@ def archive_sum(path: Path, reference: str, manifest: Manifest) -> str | None:
             for member in archive:
                 file = archive.extractfile(member)
                 digest = hashlib.sha256()
-                while file and (block := file.read(1 << 18)):
+                while file and (block := file.read(BLOCK)):
                     digest.update(block)
                 found[member.name] = digest.hexdigest()
     except (OSError, tarfile.TarError):
@@ -198,8 +201,15 @@ def archive_sum(path: Path, reference: str, manifest: Manifest) -> str | None:
     return sum_of(path) if found == wanted else None
 
 
-def _member(name: str, size: int) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.size = size
-    member.mode = 0o644
-    return member
+def _add(archive: IO[bytes], name: str, size: int, content: IO[bytes]) -> None:
+    """Add a file as GNU tar does with --format=ustar --numeric-owner --owner=0 --group=0 --mode=0644 --mtime=@0.
+
+    Hosts that fetch an image by themselves use tar, and are to end up with the same archive to the letter.
+    """
+    number = b"0000000\0"
+    ends = (b"0", bytes(100), b"ustar\x0000", bytes(64), number, number, bytes(167))
+    head = [name.encode().ljust(100, b"\0"), b"0000644\0", number, number, b"%011o\0" % size, b"%011o\0" % 0]
+    checksum = sum(b"".join((*head, b" " * 8, *ends)))
+    archive.write(b"".join((*head, b"%06o\0 " % checksum, *ends)))
+    shutil.copyfileobj(content, archive, BLOCK)
+    archive.write(bytes(-size % tarfile.BLOCKSIZE))

@@ -6,7 +6,7 @@ import lzma
 import re
 import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import IO
 from isthmus.errors import SourceError
 from isthmus.kubernetes.bundle import OF_KUBERNETES, OLDEST_CONTAINERD, Bundle, Deb, Image, bundle_text, short_name
 from isthmus.kubernetes.debian import Package, in_order, newest, upstream_version
-from isthmus.kubernetes.images import CHECK, FLANNEL, images_of, tags_of_kubeadm
+from isthmus.kubernetes.images import CHECK, FLANNEL, images_of
+from isthmus.kubernetes.registry import archive_index
 from isthmus.kubernetes.sources import DEBIANS, Source
 from isthmus.sources.images import Registries
 from isthmus.sources.repository import Index, first_index
@@ -35,27 +36,40 @@ class UnknownVersionError(SourceError):
 
 @dataclass(frozen=True)
 class Offer:
-    """What a source has for a version: everything but the images' content."""
+    """What a source has for a version."""
 
     source: Source
     architecture: str
-    kubernetes: str
     debs: tuple[Package, ...]
     indexes: tuple[Index, ...]
+    bundle: Bundle
+    """What would be made of it; the sums of images are known when it is."""
 
-    @property
-    def references(self) -> tuple[str, ...]:
-        """The images by their names upstream."""
-        return images_of(self.kubernetes)
+    def pinned(self, bundle: Bundle) -> Offer:
+        """Return the same for a bundle whose versions were chosen before; SourceError where they are gone."""
+        packages = (package for index in self.indexes for package in index.packages)
+        there = {(f"debs/{package.file_name}", package.sha256): package for package in packages}
+        gone = [f"{deb.package} {deb.version}" for deb in bundle.debs if (deb.path, deb.sha256) not in there]
+        if gone:
+            words = f"{self.source.name} has no {', '.join(gone)} any more"
+            raise SourceError(f"{words}: `inv k8s.bundle` takes what it has now")
+        debs = tuple(there[deb.path, deb.sha256] for deb in bundle.debs)
+        return replace(self, debs=debs, bundle=bundle)
 
-    def bundle(self) -> Bundle:
-        """Return the bundle that would be made of it; the sums of images are known when it is."""
-        debs = tuple(
-            Deb(f"debs/{package.file_name}", package.sha256, package.name, package.version) for package in self.debs
-        )
-        images = tuple(Image(f"images/{short_name(name)}.tar", "", (name,)) for name in self.references)
-        containerd = next(package.version for package in self.debs if package.name == "containerd.io")
-        return Bundle(self.kubernetes, upstream_version(containerd), FLANNEL, CHECK, debs, images)
+
+@dataclass(frozen=True)
+class Download:
+    """How a host gets a file of the bundle by itself: a package from a URL, an image from blobs of registries."""
+
+    path: str
+    size: int
+    url: str = ""
+    index: str = ""
+    """manifest.json of the archive."""
+    blobs: tuple[str, ...] = ()
+    """Names in the archive; each begins with its sum."""
+    places: tuple[str, ...] = ()
+    """What stands before `/blobs/sha256:…`, in the order to be tried."""
 
 
 def read_offer(source: Source, version: str, debian: str, architecture: str, now: datetime) -> Offer:
@@ -76,7 +90,14 @@ def read_offer(source: Source, version: str, debian: str, architecture: str, now
         ),
         *(_newest(packages, name, kubernetes, lambda _: True) for name in ("cri-tools", "kubernetes-cni")),
     )
-    return Offer(source, architecture, exact, debs, (kubernetes, docker))
+    return Offer(source, architecture, debs, (kubernetes, docker), _bundle_of(exact, debs))
+
+
+def _bundle_of(kubernetes: str, packages: tuple[Package, ...]) -> Bundle:
+    debs = tuple(Deb(f"debs/{one.file_name}", one.sha256, one.name, one.version) for one in packages)
+    images = tuple(Image(f"images/{short_name(name)}.tar", "", (name,)) for name in images_of(kubernetes))
+    containerd = next(deb.version for deb in debs if deb.package == "containerd.io")
+    return Bundle(kubernetes, upstream_version(containerd), FLANNEL, CHECK, debs, images)
 
 
 def make_bundle(offer: Offer, folder: Path, progress: Progress) -> Bundle:
@@ -87,24 +108,58 @@ def make_bundle(offer: Offer, folder: Path, progress: Progress) -> Bundle:
             _fetch_deb(package, folder / "debs" / package.file_name, progress)
         _check_kubeadm(folder, offer)
         registries = Registries(offer.architecture)
-        made = offer.bundle()
-        images = tuple(_fetch_image(image, offer, registries, folder, progress) for image in made.images)
-        bundle = replace(made, images=images)
-        part = folder / "bundle.toml.part"
-        part.write_text(bundle_text(bundle, offer.architecture), encoding="utf-8")
-        part.replace(folder / "bundle.toml")
+        images = tuple(_fetch_image(image, offer, registries, folder, progress) for image in offer.bundle.images)
+        bundle = replace(offer.bundle, images=images)
+        keep_bundle(folder, bundle, offer.architecture)
     except OSError as error:
         raise SourceError(f"cannot write {error.filename or folder}: {error.strerror or error}") from None
     return bundle
+
+
+def keep_bundle(folder: Path, bundle: Bundle, architecture: str) -> None:
+    """Write bundle.toml, at one stroke."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / "bundle.toml.part"
+        part.write_text(bundle_text(bundle, architecture), encoding="utf-8")
+        part.replace(folder / "bundle.toml")
+    except OSError as error:
+        raise SourceError(f"cannot write {error.filename or folder}: {error.strerror or error}") from None
+
+
+def find_downloads(offer: Offer, paths: Collection[str]) -> dict[str, Download]:
+    """Return where these files of a bundle are to be had; SourceError for one that nobody has."""
+    found = {}
+    for package in offer.debs:
+        path = f"debs/{package.file_name}"
+        if path in paths:
+            found[path] = Download(path, package.size, package.url)
+    registries = Registries(offer.architecture)
+    for image in offer.bundle.images:
+        if image.path in paths:
+            (reference,) = image.references
+            places = offer.source.places(reference)
+            image_found = registries.find(reference, places)
+            manifest = image_found.manifest
+            # Those before it were asked and do not have it.
+            left = places[places.index(image_found.origin) :]
+            found[image.path] = Download(
+                image.path,
+                manifest.size,
+                index=archive_index(reference, manifest).decode(),
+                blobs=tuple(blob.file_name for blob in manifest.blobs),
+                places=tuple(f"{place.registry}/v2/{place.name}" for place in left),
+            )
+    return found
 
 
 def probe_images(offer: Offer) -> dict[str, str]:
     """Return what is wrong with each image that no place of the source has."""
     registries = Registries(offer.architecture)
     found = {}
-    for reference in offer.references:
-        if wrong := _missing(registries, offer.source, reference):
-            found[reference] = wrong
+    for image in offer.bundle.images:
+        if wrong := _missing(registries, offer.source, image.references[0]):
+            found[image.references[0]] = wrong
     return found
 
 
@@ -168,7 +223,8 @@ def _fetch_image(image: Image, offer: Offer, registries: Registries, folder: Pat
 def _check_kubeadm(folder: Path, offer: Offer) -> None:
     """Raise SourceError when kubeadm wants other images than we know of."""
     path = next(folder / "debs" / package.file_name for package in offer.debs if package.name == "kubeadm")
-    tags = {tag.encode() for tag in tags_of_kubeadm(offer.kubernetes)}
+    references = (offer.bundle.reference(name) for name in ("etcd", "coredns", "pause"))
+    tags = {reference.rpartition(":")[2].encode() for reference in references}
     try:
         missing = _not_in_program(path, "usr/bin/kubeadm", tags)
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
@@ -176,7 +232,7 @@ def _check_kubeadm(folder: Path, offer: Offer) -> None:
     if missing:
         words = ", ".join(sorted(tag.decode() for tag in missing))
         raise SourceError(
-            f"kubeadm {offer.kubernetes} does not know {words}, which Isthmus has for this version: "
+            f"kubeadm {offer.bundle.kubernetes} does not know {words}, which Isthmus has for this version: "
             "ask for an older patch release, or update Isthmus"
         )
 
