@@ -41,6 +41,7 @@ INPUTS = {
     "k8s-kubectl": set(),
     "k8s-reset": {"only_unfinished", "wait_s"},
     "k8s-preflight": {"phase"},
+    "k8s-images": {"version"},
     "k8s-download": {"path", "sha256", "urls", "index", "blobs", "places"},
     "k8s-pods": {"namespace", "port", "bytes", "targets", "dns_name", "dns_address"},
     "hush": {"pid", "token"},
@@ -297,6 +298,11 @@ class FakeNode:
             raise RefusalError(f"{inputs['path']} arrived with another sum than it left with")
         self.bundle[inputs["path"]] = digest
         return ""
+
+    def _images(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
+        assert self.packages["kubeadm"].startswith(f"{inputs['version']}-")
+        known = (name for names in self.fleet.references.values() for name in names)
+        return "".join(f"{name}\n" for name in known if name.startswith("registry.k8s.io/") and "/e2e" not in name)
 
     def _download(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
         self._point("download:begun")
@@ -744,7 +750,7 @@ class FakeClusterFleet:
     @property
     def changing(self) -> list[tuple[str, str]]:
         """What was run that may change something."""
-        return [call for call in self.calls if call[1] not in ("k8s-probe", "k8s-have", "k8s-preflight")]
+        return [call for call in self.calls if call[1] not in ("k8s-probe", "k8s-have", "k8s-preflight", "k8s-images")]
 
     def each(
         self, hosts: Iterable[str], function: Callable[[Any], Any], on_done: Callable[[str, Any], None] | None = None

@@ -462,6 +462,14 @@ def test_without_a_bundle_nothing_begins(site: Site) -> None:
         site.up()
 
 
+def test_a_kubeadm_that_wants_another_image_than_the_bundle_has_initialises_nothing(site: Site) -> None:
+    etcd = "registry.k8s.io/etcd:3.6.9-0"
+    site.fleet.references["images/other.tar"] = (etcd,)
+    report = site.up()
+    assert report.failures["n1"].message == f"kubeadm wants {etcd}, which the bundle does not have"
+    assert site.fleet.ran("k8s-init", "k8s-join") == []
+
+
 # --- resources ----------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 from isthmus.cluster.delivery import Files, check_files, deliver, room
 from isthmus.cluster.marking import marks
 from isthmus.cluster.planes import certificates, is_plane, leave_etcd, refused, renew_proxy
-from isthmus.cluster.sourcing import Supply
+from isthmus.cluster.sourcing import supply_of
 from isthmus.cluster.staging import APT_WAIT_S, balance_script, staged
 from isthmus.cluster.survey import ClusterReport, apply, bundle_folder, kubectl, look, nodes_of, on_plane, planes_and
 from isthmus.errors import CommandError, HostError, SourceError
@@ -40,13 +40,7 @@ class Phases:
     """What there is to do, a method a phase; `touched` are the hosts where one began."""
 
     def __init__(
-        self,
-        inventory: Inventory,
-        fleet: Fleet,
-        bundle: Bundle,
-        report: ClusterReport,
-        progress: Progress,
-        supply: Supply | None = None,
+        self, inventory: Inventory, fleet: Fleet, bundle: Bundle, report: ClusterReport, progress: Progress
     ) -> None:
         self.inventory = inventory
         self.fleet = fleet
@@ -56,7 +50,7 @@ class Phases:
         self.cluster = report.cluster
         self.plane = report.plane
         self.folder = bundle_folder(inventory)
-        self.supply = supply
+        self.supply = supply_of(inventory, self.folder, self.cluster, bundle, progress)
         self.wanted = wanted_of(report.cluster, bundle)
         self.touched: set[str] = set()
 
@@ -137,6 +131,8 @@ class Phases:
             script = host_script("k8s-init", wait_s=LOCK_WAIT_S)
             return remote.run(script, timeout=KUBEADM_TIMEOUT_S, stdin=config.encode())
 
+        if self._left(Do.INITIALISE):
+            self._compare_images()
         if self._left(Do.INITIALISE):
             self._each([self.plane], init, "initialised", before="kubeadm init")
         self._look_at_plane()
@@ -270,6 +266,15 @@ class Phases:
             self._ask(wait_once_more)
 
     # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _compare_images(self) -> None:
+        """Note a failure where kubeadm wants other images than the bundle has: it would look for them elsewhere."""
+        script = host_script("k8s-images", version=self.bundle.kubernetes)
+        wanted = self._ask(lambda remote: remote.run(script, timeout=KUBEADM_TIMEOUT_S))
+        there = {reference for image in self.bundle.images for reference in image.references}
+        if missing := sorted(set((wanted or "").split()) - there):
+            words = f"kubeadm wants {', '.join(missing)}, which the bundle does not have"
+            self._fail(self.plane, HostError(self.plane, words))
 
     def _bring(self, needed: Files) -> dict[str, HostError]:
         """Bring the files, from the source or from here; return where that failed."""

@@ -19,7 +19,7 @@ from isthmus.lab import machine, stale
 from isthmus.lab.sources import Source, debian_sources
 
 CACHE = Path("/var/cache/isthmus-lab")
-INSTALLABLE = ("wireguard-tools", "iptables", "iputils-ping", "haproxy")
+INSTALLABLE = ("wireguard-tools", "iptables", "iputils-ping", "haproxy", "curl")
 """What apt finds in the image's own repository, with all it depends on."""
 
 _REPOSITORY = "srv/apt"
