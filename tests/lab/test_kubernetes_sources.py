@@ -47,7 +47,7 @@ class Site(Cluster):
     def images(self, host: str) -> dict[str, str]:
         """Return {reference: digest} of the images on a host."""
         lines = (line.split() for line in self.said(host, "ctr -n k8s.io images ls").splitlines()[1:])
-        return {words[0]: words[2] for words in lines if ":" in words[0] and "@" not in words[0]}
+        return {words[0]: words[2] for words in lines if "/" in words[0] and "@" not in words[0]}
 
 
 @pytest.fixture(scope="module")
