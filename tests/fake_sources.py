@@ -11,7 +11,6 @@ import io
 import json
 import tarfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,8 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa, utils
+from pysequoia import SignatureMode, Tsk, sign
 
 from isthmus.kubernetes.images import companions, images_of
 from isthmus.kubernetes.sources import Origin, Source
@@ -37,47 +35,17 @@ LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 
 
 class SigningKey:
-    """An RSA key of version 4 that says of itself when it ends."""
+    """A key that ends in so many days."""
 
-    def __init__(self, days: int = 400, now: float | None = None) -> None:
-        self.private = rsa.generate_private_key(65537, 2048)
-        self.created = int(now or time.time()) - 86_400
-        self.days = days
-        numbers = self.private.public_key().public_numbers()
-        self.body = b"\x04" + self.created.to_bytes(4, "big") + b"\x01" + _integer(numbers.n) + _integer(numbers.e)
-        self.hashed = b"\x99" + len(self.body).to_bytes(2, "big") + self.body
-        self.fingerprint = hashlib.sha1(self.hashed).hexdigest().upper()
+    def __init__(self, days: int = 400) -> None:
+        self.secret = Tsk.generate(user_id="Nobody <nobody@example.org>", validity_seconds=86_400 * days)
+        self.fingerprint = self.secret.extract_certificate().fingerprint.upper()
 
     def certificate(self) -> bytes:
-        name = b"Nobody <nobody@example.org>"
-        about = self.hashed + b"\xb4" + len(name).to_bytes(4, "big") + name
-        ends = (86_400 * (self.days + 1)).to_bytes(4, "big")
-        own = self._signature(0x13, about, _subpacket(27, b"\x03") + _subpacket(9, ends))
-        return _packet(6, self.body) + _packet(13, name) + _packet(2, own)
+        return bytes(self.secret.extract_certificate())
 
     def sign(self, data: bytes) -> bytes:
-        return _packet(2, self._signature(0, data, b""))
-
-    def _signature(self, kind: int, data: bytes, more: bytes) -> bytes:
-        subpackets = _subpacket(2, self.created.to_bytes(4, "big")) + more
-        head = bytes([4, kind, 1, 8]) + len(subpackets).to_bytes(2, "big") + subpackets
-        digest = hashes.Hash(hashes.SHA256())
-        digest.update(data + head + b"\x04\xff" + len(head).to_bytes(4, "big"))
-        done = digest.finalize()
-        value = self.private.sign(done, padding.PKCS1v15(), utils.Prehashed(hashes.SHA256()))
-        return head + b"\x00\x00" + done[:2] + _integer(int.from_bytes(value, "big"))
-
-
-def _integer(number: int) -> bytes:
-    return number.bit_length().to_bytes(2, "big") + number.to_bytes((number.bit_length() + 7) // 8, "big")
-
-
-def _subpacket(kind: int, body: bytes) -> bytes:
-    return bytes([len(body) + 1, kind]) + body
-
-
-def _packet(tag: int, body: bytes) -> bytes:
-    return bytes([0xC0 | tag, 0xFF]) + len(body).to_bytes(4, "big") + body
+        return sign(self.secret.signer(), data, mode=SignatureMode.DETACHED, armor=False)
 
 
 # --- packages and images ------------------------------------------------------------------------------------------

@@ -156,10 +156,14 @@ def test_only_the_key_with_the_known_fingerprint_counts(here: FakeSources) -> No
     ("path", "change", "said"),
     [
         (RELEASE, lambda old: old + b"\n", "Release: its index cannot be trusted: no good signature"),
-        (f"{RELEASE}.gpg", lambda old: old[:-1], "an OpenPGP packet is cut off"),
-        (f"{RELEASE}.gpg", lambda _: b"<html>", "what should be OpenPGP is something else"),
+        (f"{RELEASE}.gpg", lambda old: old[:-1], "what should be an OpenPGP signature is something else"),
+        (f"{RELEASE}.gpg", lambda _: b"<html>", "what should be an OpenPGP signature is something else"),
         (f"{RELEASE}.key", lambda _: b"", "found the key nothing, expected"),
-        (f"{RELEASE}.key", lambda _: b"-----BEGIN PGP X-----\n\n!!\n-----END", "in ASCII armor is damaged"),
+        (
+            f"{RELEASE}.key",
+            lambda _: b"-----BEGIN PGP X-----\n\n!!\n-----END",
+            "what should be an OpenPGP key is something else",
+        ),
         ("/k8s/v1.36/deb/Packages.gz", lambda _: gzip.compress(b""), "has another sum than its Release says"),
     ],
 )
@@ -209,12 +213,17 @@ def test_real_gpgs_keys_and_signatures_are_understood(tmp_path: Path) -> None:
     subprocess.run(["gpgconf", "--homedir", str(tmp_path), "--kill", "all"], check=False)
 
 
+@pytest.fixture(scope="session")
+def signed(key: SigningKey) -> dict[str, bytes]:
+    return {"key": key.certificate(), "signature": key.sign(b"text")}
+
+
 @given(st.data())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
 def test_damaged_keys_and_signatures_are_refused_and_never_count_for_another_text(
-    key: SigningKey, data: st.DataObject
+    key: SigningKey, signed: dict[str, bytes], data: st.DataObject
 ) -> None:
-    files = {"key": key.certificate(), "signature": key.sign(b"text")}
+    files = dict(signed)
     which = data.draw(st.sampled_from(sorted(files)))
     at = data.draw(st.integers(0, len(files[which]) - 1))
     files[which] = (
