@@ -26,12 +26,14 @@ pytestmark = [pytest.mark.lab, pytest.mark.bundle]
 
 PLANES = ("n1", "n2", "n3")
 NODES = (*PLANES, "s1")
+API, SERVICE = "api.isthmus.internal:6443", "10.96.0.1"
+"""By the name, as nodes do; by the Service, as pods do, whose dead end is Kubernetes' own to find: only printed."""
 BOTH = 'roles   = ["control-plane", "worker"]\n'
 MOST_S = 10
 """So long may an API call be without an answer, says the issue; clients try again."""
 ASK = """
 import http.client, json, os, ssl, sys, time
-node, kept = sys.argv[1], sys.argv[2] == "kept"
+node, kept, name = sys.argv[1], sys.argv[2] == "kept", sys.argv[3]
 context = ssl.create_default_context(cafile="/etc/kubernetes/pki/ca.crt")
 context.load_cert_chain("/var/lib/kubelet/pki/kubelet-client-current.pem")
 last, longest, asked, connection = time.monotonic(), 0.0, 0, None
@@ -40,7 +42,7 @@ while os.path.exists("/tmp/go"):
         if connection is None:
             # A kept connection waits as long as the kubelet's: until it is ended for it.
             seconds = 60 if kept else 2
-            connection = http.client.HTTPSConnection("api.isthmus.internal", 6443, timeout=seconds, context=context)
+            connection = http.client.HTTPSConnection(name, timeout=seconds, context=context)
         connection.request("GET", "/api/v1/nodes/" + node)
         answer = connection.getresponse()
         if json.load(answer)["kind"] == "Node":
@@ -89,10 +91,10 @@ class Planes(Cluster):
             self.lab.host_run(host, "cat >/tmp/ask.py; touch /tmp/go", text=ASK)
             # A balancer hands connections out in turn: of three that are kept one leads to the victim.
             kept = len(PLANES) if host not in PLANES else 1
-            for number, kind in enumerate(["anew", *["kept"] * kept]):
-                command = self.lab.host_command(host, f"exec python3 /tmp/ask.py {host} {kind}")
-                name = f"{host}, a connection {kind} ({number})"
-                askers[name] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            for number, (kind, name) in enumerate([("anew", API), *[("kept", API)] * kept, ("anew", SERVICE)]):
+                command = self.lab.host_command(host, f"exec python3 /tmp/ask.py {host} {kind} {name}")
+                title = f"{host}, a connection {kind} to {name.partition(':')[0]} ({number})"
+                askers[title] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
                 time.sleep(0.1)
         try:
             time.sleep(3)
@@ -100,10 +102,10 @@ class Planes(Cluster):
         finally:
             for host in hosts:
                 self.lab.host_run(host, "rm /tmp/go")
-            for name, asker in askers.items():
+            for title, asker in askers.items():
                 output, _ = asker.communicate(timeout=LONG_S)
-                asked, gaps[name] = json.loads(output)
-                assert asked > 5, name
+                asked, gaps[title] = json.loads(output)
+                assert asked > 5, title
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +171,7 @@ def test_a_control_plane_that_is_killed_is_not_missed_for_long(cluster: Planes, 
     cluster.lab.start(victim)
     cluster.all_ready()
     cluster.nothing_left()
-    assert max(gaps.values()) < MOST_S
+    assert max(seconds for asker, seconds in gaps.items() if SERVICE not in asker) < MOST_S
 
 
 def test_a_control_plane_that_is_also_the_gateway_is_killed(cluster: Planes) -> None:
@@ -186,8 +188,9 @@ def test_a_control_plane_that_is_also_the_gateway_is_killed(cluster: Planes) -> 
     cluster.lab.start("n2")
     until(lambda: cluster.inv("mesh.plan").returncode == OK, "n2 to be in charge again")
     cluster.all_ready()
-    assert max(seconds for asker, seconds in gaps.items() if not asker.startswith("s1")) < MOST_S
-    assert max(gaps.values()) < 2 * MOST_S
+    by_name = {asker: seconds for asker, seconds in gaps.items() if SERVICE not in asker}
+    assert max(seconds for asker, seconds in by_name.items() if not asker.startswith("s1")) < MOST_S
+    assert max(by_name.values()) < 2 * MOST_S
 
 
 def test_the_one_that_initialised_is_removed_and_joins_again(cluster: Planes) -> None:
