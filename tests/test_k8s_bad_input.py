@@ -45,7 +45,11 @@ def edit_bundle(site: Site, old: str, new: str) -> None:
             'kubernetes.pod_subnet: found "172.20.0.0/16", expected a network apart from mesh.supernet 172.16.0.0/12',
         ),
         ('roles   = ["control-plane"]\n', "", 'hosts: found no host with roles = ["control-plane"], expected one'),
-        ('bundle = "bundle"\n', "", "kubernetes.bundle: found nothing, expected a source = "),
+        (
+            'bundle = "bundle"\n',
+            "",
+            'kubernetes.bundle: found nothing, expected a source = "upstream" or "aliyun", or the path of a',
+        ),
         ('"bundle"\n', '"elsewhere"\n', "the file: found it unreadable (No such file or directory)"),
     ],
 )
