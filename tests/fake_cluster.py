@@ -42,6 +42,7 @@ INPUTS = {
     "k8s-reset": {"only_unfinished", "wait_s"},
     "k8s-preflight": {"phase"},
     "k8s-images": {"version"},
+    "k8s-sweep": set(),
     "k8s-download": {"path", "sha256", "urls", "index", "blobs", "places"},
     "k8s-pods": {"namespace", "port", "bytes", "targets", "dns_name", "dns_address"},
     "hush": {"pid", "token"},
@@ -311,6 +312,10 @@ class FakeNode:
         digest = self.fleet.download(inputs)
         self.bundle[inputs["path"]] = digest
         return f"{digest}\n"
+
+    def _sweep(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
+        self.bundle.clear()
+        return ""
 
     def _serve(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
         assert inputs["address"] == self.address

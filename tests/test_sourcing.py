@@ -179,6 +179,22 @@ def test_hosts_and_a_workstation_without_internet_are_told_once_each(inv: Any, s
     assert inv("k8s.bootstrap").code == 0
 
 
+def test_a_gateway_that_needs_nothing_fetches_for_a_host_without_internet(
+    inv: Any, site: Site, here: FakeSources
+) -> None:
+    inv("k8s.bootstrap")
+    site.fleet["n3"].online = False
+    site.fleet["n3"].images.clear()
+    site.fleet.calls.clear()
+    up = inv("k8s.bootstrap", only="n3")
+    assert up.code == 0, up.err
+    assert (set(site.fleet.ran("k8s-download")), site.fleet.ran("k8s-fetch")) == ({"n1"}, ["n3"])
+    assert site.fleet.ran("k8s-receive", "k8s-prepare") == ["n3"]
+    assert site.fleet.ran("k8s-sweep") == ["n1"]
+    assert site.fleet["n1"].bundle == {}
+    assert site.kept() == ["bundle.toml"]
+
+
 def test_what_other_hosts_came_with_is_what_a_later_one_gets(inv: Any, site: Site, here: FakeSources) -> None:
     """containerd.io and the mirror's pause have newer ones meanwhile; the kept bundle.toml decides."""
     assert inv("k8s.bootstrap", only="n1,n2,n3").code == 0

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from isthmus.cluster.delivery import Files
+from isthmus.cluster.delivery import SHORT_TIMEOUT_S, Files
 from isthmus.errors import HostError
 from isthmus.host_scripts import host_script
 from isthmus.kubernetes.bundle import BundleFile
@@ -17,7 +17,7 @@ from isthmus.survey import Progress
 DOWNLOAD_TIMEOUT_S = 3600
 """For one file."""
 TRIED_OF_A_SITE = 2
-"""A site whose gateways cannot fetch has no internet, or none that leads to the source."""
+"""A site where two hosts cannot fetch has no internet, or none that leads to the source."""
 
 
 @dataclass
@@ -34,19 +34,34 @@ def fetch_by_hosts(
     fleet: Fleet, inventory: Inventory, needed: Files, downloads: Mapping[str, Download], progress: Progress
 ) -> Fetched:
     """Have one host of each site fetch what its site needs; a site where none can is left out of the holders."""
-    sites: dict[str, list[str]] = {}
-    for name in sorted(needed, key=lambda name: not inventory.is_gateway(name)):
-        if needed[name]:
-            sites.setdefault(inventory.hosts[name].site, []).append(name)
     fetched = Fetched()
+    sites = {inventory.hosts[name].site for name, files in needed.items() if files}
+    fetchers = {site: _fetchers(inventory, needed, site) for site in sites}
     for turn in range(TRIED_OF_A_SITE):
-        left = {site: names for site, names in sites.items() if site not in fetched.holders and len(names) > turn}
-        files = {
-            names[turn]: tuple(dict.fromkeys(file for name in names for file in needed[name]))
-            for names in left.values()
-        }
+        left = [site for site in sites if site not in fetched.holders and len(fetchers[site]) > turn]
+        files = {fetchers[site][turn]: _of_site(inventory, needed, site) for site in left}
         _fetch(fleet, inventory, files, downloads, fetched, progress)
     return fetched
+
+
+def sweep(fleet: Fleet, hosts: Collection[str]) -> None:
+    """Take off what hosts have fetched only for others."""
+    fleet.each(hosts, lambda remote: remote.run(host_script("k8s-sweep"), timeout=SHORT_TIMEOUT_S))
+
+
+def _fetchers(inventory: Inventory, needed: Files, site: str) -> list[str]:
+    """Return the hosts of a site that may fetch: gateways first, which are the likeliest to have internet.
+
+    A gateway that needs nothing itself fetches for the others, too: they may have no way out but the mesh.
+    """
+    needing = [name for name, files in needed.items() if files and inventory.hosts[name].site == site]
+    gateways = inventory.sites[site].gateways
+    return list(dict.fromkeys([*(name for name in gateways if name in needing), *gateways, *needing]))
+
+
+def _of_site(inventory: Inventory, needed: Files, site: str) -> tuple[BundleFile, ...]:
+    names = (name for name in needed if inventory.hosts[name].site == site)
+    return tuple(dict.fromkeys(file for name in names for file in needed[name]))
 
 
 def _fetch(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 from isthmus.cluster.delivery import Files, check_files, deliver, room
+from isthmus.cluster.fetching import sweep
 from isthmus.cluster.marking import marks
 from isthmus.cluster.planes import certificates, is_plane, leave_etcd, refused, renew_proxy
 from isthmus.cluster.sourcing import supply_of
@@ -284,7 +285,10 @@ class Phases:
                 needed, holders = self.supply.fetch(self.fleet, self.inventory, needed)
             except SourceError as error:
                 return {name: HostError(name, str(error)) for name in needed}
-        return deliver(self.fleet, self.inventory, self.folder, needed, self.progress, holders)
+        try:
+            return deliver(self.fleet, self.inventory, self.folder, needed, self.progress, holders)
+        finally:
+            sweep(self.fleet, [name for name in holders.values() if not needed.get(name)])
 
     def _prepare(self, remote: Remote) -> None:
         wanted, facts = self.wanted[remote.name], self.report.facts[remote.name]
