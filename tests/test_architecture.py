@@ -43,6 +43,7 @@ ONLY_IN = {
     "invoke": {"tasks", "commands", "remote"},
     "subprocess": {"lab", "remote.sockets"},  # ~/.ssh/config may name a ProxyCommand
     "tomli": {"inventory"},
+    "pysequoia": {"sources"},
     "jinja2": {"render"},
     "rich": {"report", "progress", "commands"},
 }

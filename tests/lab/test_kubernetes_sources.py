@@ -159,5 +159,8 @@ def test_an_image_that_nobody_has_stops_a_run_before_anything_is_touched(site: S
         assert said in site.inv("check.k8s", code=FAILED).stdout
     finally:
         repository.with_name("away").rename(repository)
-    site.inv("k8s.bootstrap", code=OK, patience=LONG_S)
+    up = site.inv("k8s.bootstrap", code=OK, patience=LONG_S)
+    assert "n1: fetching busybox.tar" in up.stderr  # it needs nothing itself, and N2 reaches nobody outside
+    assert "n2: fetched from n1" in up.stderr
+    assert site.said("n1", "ls /var/lib/isthmus-kubernetes") == ""
     site.nothing_left()
