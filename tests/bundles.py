@@ -39,6 +39,31 @@ def text() -> str:
     return "\n".join([*lines, ""])
 
 
+def write_other(folder: Path, *replacements: tuple[str, str]) -> dict[str, tuple[str, ...]]:
+    """Write a bundle of another version, the same with these words replaced; return which images are where."""
+
+    def other(words: str) -> str:
+        for old, new in replacements:
+            words = words.replace(old, new)
+        return words
+
+    debs = [f"debs/{other(name)}" for name in DEBS]
+    references = {path: tuple(other(one) for one in ones) for path, ones in REFERENCES.items()}
+    sums = {}
+    for path in (*debs, *references):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        content = " ".join([path, *references.get(path, ())])
+        (folder / path).write_text(content, encoding="utf-8")
+        sums[path] = hashlib.sha256(content.encode()).hexdigest()
+    head = other(text().partition("[debs]")[0])
+    lines = [head, "[debs]", *(f'"{path.removeprefix("debs/")}" = "{sums[path]}"' for path in debs), "[images]"]
+    for path, ones in references.items():
+        name = path.removeprefix("images/")
+        lines.append(f'"{name}" = {{ sha256 = "{sums[path]}", references = ["{ones[0]}"] }}')
+    (folder / "bundle.toml").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    return references
+
+
 def digest(path: str) -> str:
     """Return the sum of a file of the bundle, whose content is its path."""
     return hashlib.sha256(path.encode()).hexdigest()

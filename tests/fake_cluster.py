@@ -29,7 +29,7 @@ INPUTS = {
     "k8s-receive": {"path", "sha256"},
     "k8s-serve": {"address", "token", "idle_s"},
     "k8s-fetch": {"address", "port", "token"},
-    "k8s-prepare": {"debs", "images", "hold", "endpoint", "address", "apt_wait"},
+    "k8s-prepare": {"debs", "images", "hold", "endpoint", "address", "apt_wait", "keep"},
     "k8s-balance": {"config", "unit_file", "apt_wait"},
     "k8s-certs": set(),
     "k8s-uncerts": set(),
@@ -44,12 +44,17 @@ INPUTS = {
     "k8s-images": {"version"},
     "k8s-sweep": set(),
     "k8s-download": {"path", "sha256", "urls", "index", "blobs", "places"},
+    "k8s-upgrade": {"how", "version", "node", "wait_s"},
+    "k8s-upgrade-kubelet": set(),
+    "k8s-upgrade-drain": {"node", "limit_s", "only_ask"},
+    "k8s-upgrade-finish": {"node", "version", "wait_s"},
     "k8s-pods": {"namespace", "port", "bytes", "targets", "dns_name", "dns_address"},
     "hush": {"pid", "token"},
 }
 TEXTS = {name: (SCRIPTS / f"{name}.sh").read_text(encoding="utf-8") for name in INPUTS}
 ENDPOINT = "https://api.isthmus.internal:6443"
 HEADER = "# isthmus-kubernetes"
+CORDONED = "isthmus.internal/upgrade-cordoned"
 
 
 class DiedError(Exception):
@@ -86,6 +91,11 @@ class KubeNode:
     taints: set[str] = field(default_factory=set)
     annotations: dict[str, str] = field(default_factory=dict)
     up: bool = True
+    version: str = ""
+    """Of the kubelet that speaks for it."""
+    unschedulable: bool = False
+    pods: bool = True
+    """Whether any runs here that a drain would have to move."""
 
 
 @dataclass
@@ -99,6 +109,8 @@ class Kube:
     tokens: set[str] = field(default_factory=set)
     minted: list[str] = field(default_factory=list)
     answers: bool = True
+    version: str = ""
+    """To which kubeadm has upgraded it."""
     namespaces: set[str] = field(default_factory=set)
     members: set[str] = field(default_factory=set)
     """etcd's, by name; one that has not begun yet counts as much."""
@@ -147,6 +159,10 @@ class FakeNode:
         self.servers: list[str] = []
         self.ca = ""
         self.unfinished: str | None = None
+        self.static_pods = ""
+        """The version of the control plane's own pods."""
+        self.kubelet_config = ""
+        """The version of kubeadm that wrote the kubelet's configuration."""
         self.pod_replaced = False
         self.busy = 0
         """For so many looks somebody is at work here."""
@@ -169,6 +185,7 @@ class FakeNode:
             f"endpoint {self.endpoint}; {sorted(self.kernel)} {self.sysctls}",
             f"{sorted(self.running)} {sorted(self.enabled)}{' balances' if self.balancer_up else ''}",
             f"{sorted(self.images)} {sorted(self.bundle)} {sorted(self.kubeadm)} {self.servers} {self.unfinished}",
+            f"{self.static_pods} {self.kubelet_config}",
         ]
         if self.kube:
             parts += [f"{name} {node}" for name, node in sorted(self.kube.nodes.items())]
@@ -234,6 +251,8 @@ class FakeNode:
             lines.append(f"{unit} {active} {'enabled' if unit in self.enabled else 'disabled'}")
         lines.append("isthmus-api active enabled" if self.balancer_up else "isthmus-api inactive")
         lines += ["@@ images", *sorted(self.images), "@@ kubeadm", *sorted(self.kubeadm), "@@ servers", *self.servers]
+        lines += ["@@ static pods"]
+        lines += [f"registry.k8s.io/kube-apiserver:v{self.static_pods}"] if self.static_pods else []
         lines += ["@@ ca", *self.ca.splitlines()]
         lines += ["@@ busy"] if self.busy else []
         lines += ["@@ unfinished", self.unfinished] if self.unfinished else []
@@ -272,16 +291,18 @@ class FakeNode:
                 key_value, _, effect = text.rpartition(":")
                 key, _, value = key_value.partition("=")
                 taints.append({"key": key, "effect": effect, **({"value": value} if value else {})})
-            host = self.fleet.hosts.get(name)
-            version = host.packages.get("kubelet", "").partition("-")[0] if host else ""
+            cordon = {"unschedulable": True} if node.unschedulable else {}
             items.append(
                 {
                     "metadata": {"name": name, "labels": node.labels, "annotations": node.annotations},
-                    "spec": {"taints": taints} if taints else {},
+                    "spec": {**({"taints": taints} if taints else {}), **cordon},
                     "status": {
                         "addresses": [{"type": "InternalIP", "address": node.address}],
                         "conditions": [{"type": "Ready", "status": str(self.kube.ready(name))}],
-                        "nodeInfo": {"kubeletVersion": f"v{version}", "containerRuntimeVersion": "containerd://2.2.7"},
+                        "nodeInfo": {
+                            "kubeletVersion": f"v{node.version}",
+                            "containerRuntimeVersion": "containerd://2.2.7",
+                        },
                     },
                 }
             )
@@ -365,7 +386,8 @@ class FakeNode:
             self.images |= set(self.fleet.references[path])
             del self.bundle[path]
             self._point("prepare:image")
-        self.bundle.clear()
+        if inputs["keep"] == "no":
+            self.bundle.clear()
         return ""
 
     def _preflight(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
@@ -410,6 +432,7 @@ class FakeNode:
         self.kubeadm |= {"admin.conf", "kubelet.conf"}
         self.servers = [ENDPOINT]
         assert not any(host.kube for host in self.fleet.hosts.values()), "a second cluster is made beside the first"
+        self.static_pods = self._version("kubeadm")
         self.kube = Kube(self.ca, members={self.name})
         self.running.add("kubelet")
         self._register(self.kube, config)
@@ -427,6 +450,8 @@ class FakeNode:
         )
         if kube is self.kube:
             kube.nodes[self.name].labels["node-role.kubernetes.io/control-plane"] = ""
+        kube.nodes[self.name].version = self._version("kubelet")
+        self.kubelet_config = self._version("kubeadm")
         kube.nodes[self.name].annotations["flannel.alpha.coreos.com/public-ip"] = self.address
 
     def _join(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
@@ -480,6 +505,7 @@ class FakeNode:
         self.kubeadm |= {"admin.conf", "kubelet.conf", "etcd"}
         kube.members.add(self.name)
         self.kube = kube
+        self.static_pods = self._version("kubeadm")
         self._point("join:member")
 
     def _certs(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
@@ -559,7 +585,89 @@ class FakeNode:
         if kube and self.name in kube.nodes:
             kube.nodes[self.name].up = False
         self.kubeadm, self.servers, self.ca, self.kube, self.unfinished = set(), [], "", None, None
+        self.static_pods = self.kubelet_config = ""
         self.running.discard("kubelet")
+        return ""
+
+    def _version(self, package: str) -> str:
+        return self.packages[package].partition("-")[0]
+
+    # --- upgrades ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _cluster(self) -> Kube:
+        return next(host.kube for host in self.fleet.hosts.values() if host.kube)
+
+    def _upgrade(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
+        """As kubeadm does it: by the version it is itself, never over a minor, workers after the control plane."""
+        target, kube = self._version("kubeadm"), self._cluster
+        assert inputs["version"] == target, "kubeadm itself is upgraded first"
+        self._point("upgrade:begun")
+        if inputs["how"] == "apply":
+            assert self.kube, "apply is for the first control plane"
+            assert abs(_minor(target) - _minor(self.static_pods)) <= 1, "kubeadm skips no minor"
+            for host in self.fleet.hosts.values():  # the pod of its health check may come to any node
+                if host.name in kube.nodes and not kube.nodes[host.name].unschedulable:
+                    assert self.fleet.pause in host.images, f"{host.name} has no {self.fleet.pause}"
+            self.static_pods = target
+            kube.version = target
+        else:
+            assert kube.version == target, "the control plane is upgraded first"
+            if self.static_pods:
+                self.static_pods = target
+        self.kubelet_config = target
+        self._point("upgrade:half")
+        kube.nodes[inputs["node"]].annotations["isthmus.internal/upgrade-kubeadm"] = target
+        self._point("upgrade:done")
+        return ""
+
+    def _upgrade_kubelet(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
+        node = self._cluster.nodes[self.name]
+        assert node.unschedulable, "a kubelet of another minor comes to a node without pods"
+        assert not node.pods
+        assert self.kubelet_config == self._version("kubelet"), "kubeadm upgrade comes before the kubelet"
+        self._point("kubelet:begun")
+        node.version = self._version("kubelet")
+        node.up = True
+        self._point("kubelet:done")
+        return ""
+
+    def _upgrade_drain(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
+        node = self._cluster.nodes[inputs["node"]]
+        bare = self.fleet.bare_pods.get(inputs["node"])
+        if bare:
+            raise RefusalError(f"cannot delete Pods that declare no controller: {bare}")
+        if inputs["only_ask"] == "yes":
+            return ""
+        others = [n for n, one in self._cluster.nodes.items() if CORDONED in one.annotations and one is not node]
+        if others:
+            raise RefusalError(f"another run upgrades {others[0]} just now, or has ended there: run it again later")
+        ours = not node.unschedulable or CORDONED in node.annotations
+        if ours:
+            node.unschedulable = True
+            node.annotations[CORDONED] = "yes"
+        self.fleet.cordoned.append((inputs["node"], [n for n, one in self._cluster.nodes.items() if one.unschedulable]))
+        self._point("drain:cordoned")
+        if stuck := self.fleet.stuck_pods.get(inputs["node"]):
+            if ours:
+                node.unschedulable = False
+                del node.annotations[CORDONED]
+            raise RefusalError(f"these pods did not leave within {inputs['limit_s']} s: {stuck}")
+        node.pods = False
+        self._point("drain:done")
+        return ""
+
+    def _upgrade_finish(self, inputs: dict[str, str], tail: str, stdin: bytes) -> str:
+        kube = self._cluster
+        node = kube.nodes[inputs["node"]]
+        self._point("finish:begun")
+        if node.version != inputs["version"] or not kube.ready(inputs["node"]):
+            raise RefusalError(f"not well within {inputs['wait_s']} s: runs v{node.version}")
+        node.annotations.pop("isthmus.internal/upgrade-kubeadm", None)
+        if node.annotations.pop(CORDONED, None):
+            node.unschedulable = False
+            node.pods = True
+        self._point("finish:done")
         return ""
 
     # --- kubectl ----------------------------------------------------------------------------------------------------
@@ -665,6 +773,10 @@ def _roll_out(kube: Kube) -> None:
         raise RefusalError("error: timed out waiting for the condition")
 
 
+def _minor(version: str) -> int:
+    return int(version.split(".")[1])
+
+
 def _label(node: KubeNode, changes: list[str]) -> None:
     for change in changes:
         key, equals, value = change.partition("=")
@@ -735,6 +847,13 @@ class FakeClusterFleet:
         self.unheard: dict[tuple[str, str], str] = {}
         self.download: Callable[[dict[str, str]], str] = _no_internet
         """What k8s-download does on a host that is online; returns the sum."""
+        self.pause = "registry.k8s.io/pause:3.10.2"
+        """The image of kubeadm's health check."""
+        self.bare_pods: dict[str, str] = {}
+        self.stuck_pods: dict[str, str] = {}
+        """Node -> pods that do not leave it."""
+        self.cordoned: list[tuple[str, list[str]]] = []
+        """What was drained, and which nodes were cordoned then."""
 
     def __getitem__(self, name: str) -> FakeNode:
         return self.hosts[name]

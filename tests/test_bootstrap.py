@@ -433,7 +433,7 @@ def test_another_version_of_kubernetes_is_an_upgrade_and_refused(site: Site) -> 
     before = str(site.fleet)
     report = site.up()
     assert report.failures["n2"].message == (
-        "runs kubelet 1.35.4-1.1, the bundle has 1.36.2: upgrades are not supported yet"
+        "runs kubelet 1.35.4-1.1, the bundle has 1.36.2: `inv k8s.upgrade` upgrades it"
     )
     assert str(site.fleet) == before
 

@@ -7,6 +7,7 @@ bootstrap.py  carries out a plan, phase by phase, and looks again
 phases.py     what each phase does
 marking.py    labels and taints of nodes that exist
 leaving.py    takes hosts out of the cluster
+upgrading.py  carries out an upgrade, one node after the other
 preflight.py  what speaks against Kubernetes on the hosts
 pods.py       asks pods whether they reach each other
 """

@@ -42,10 +42,10 @@ def bootstrap(
 
     # What a run began whose workstation is gone goes on: kubeadm comes to its end, and so does dpkg.
     words = "another run is at work here, or what it began; waiting for its end"
-    busy = _wait_while(lambda: _busy(report), LOCK_WAIT_S, words, look_again, progress)
+    busy = wait_while(lambda: busy_hosts(report), LOCK_WAIT_S, words, look_again, progress)
     # After a reboot the API takes half a minute.
     words = "the API does not answer yet; waiting for it"
-    _wait_while(lambda: _silent(report), API_S, words, look_again, progress)
+    wait_while(lambda: silent_planes(report), API_S, words, look_again, progress)
     report.failures.update({name: HostError(name, "another run is still at work here") for name in busy})
     report.times.append(("look at the hosts", time.monotonic() - began))
     plane = report.plane
@@ -74,7 +74,7 @@ def bootstrap(
     return report
 
 
-def _wait_while(
+def wait_while(
     hosts: Callable[[], list[str]], limit: float, words: str, look_again: Callable[[], None], progress: Progress
 ) -> list[str]:
     """Look again until there are no such hosts, for `limit` seconds at most; return those there still are."""
@@ -89,11 +89,13 @@ def _wait_while(
     return found
 
 
-def _busy(report: ClusterReport) -> list[str]:
+def busy_hosts(report: ClusterReport) -> list[str]:
+    """Return the hosts where another run is at work."""
     return [name for name, facts in report.facts.items() if facts.busy]
 
 
-def _silent(report: ClusterReport) -> list[str]:
+def silent_planes(report: ClusterReport) -> list[str]:
+    """Return the control plane that holds a cluster whose API does not answer."""
     plane = speaker(report.cluster, report.facts)
     return [plane.host] if plane is not None and holds_cluster(plane) and plane.api is None else []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
 from isthmus.cluster.delivery import Files, check_files, deliver, room
@@ -15,7 +15,7 @@ from isthmus.cluster.staging import APT_WAIT_S, balance_script, staged
 from isthmus.cluster.survey import ClusterReport, apply, bundle_folder, kubectl, look, nodes_of, on_plane, planes_and
 from isthmus.errors import CommandError, HostError, SourceError
 from isthmus.host_scripts import host_script
-from isthmus.kubernetes.bundle import PACKAGES, Bundle, BundleFile
+from isthmus.kubernetes.bundle import PACKAGES, Bundle, BundleFile, Deb, Image
 from isthmus.kubernetes.configs import init_config, join_config, sum_of
 from isthmus.kubernetes.facts import NodeFacts, ca_hash
 from isthmus.kubernetes.plan import Do, NodePlan, missing_debs, missing_images, wanted_of
@@ -295,18 +295,25 @@ class Phases:
         balance = balance_script(wanted, facts)
         if balance and wanted.balancer:  # the API's name leads to it: it is there first
             remote.run(balance, timeout=PREPARE_TIMEOUT_S)
-        script = host_script(
-            "k8s-prepare",
-            debs=" ".join(deb.path for deb in missing_debs(wanted, facts)),
-            images=" ".join(image.path for image in missing_images(wanted, facts)),
-            hold=" ".join(PACKAGES),
-            endpoint=self.cluster.endpoint,
-            address=" ".join(map(str, self.cluster.api_addresses(wanted.node))),
-            apt_wait=APT_WAIT_S,
-        )
-        remote.run(f"{script}{staged(wanted.files, facts)}prepare\n", timeout=PREPARE_TIMEOUT_S)
+        files = (*missing_debs(wanted, facts), *missing_images(wanted, facts))
+        self._run_prepare(remote, files, staged(wanted.files, facts))
         if balance and not wanted.balancer:
             remote.run(balance, timeout=PREPARE_TIMEOUT_S)
+
+    def _run_prepare(self, remote: Remote, files: Iterable[BundleFile], stage: str = "", *, keep: bool = False) -> None:
+        """Install and import files of the bundle that are on the host; with `keep`, the others there stay."""
+        files = tuple(files)
+        script = host_script(
+            "k8s-prepare",
+            debs=" ".join(file.path for file in files if isinstance(file, Deb)),
+            images=" ".join(file.path for file in files if isinstance(file, Image)),
+            hold=" ".join(PACKAGES),
+            endpoint=self.cluster.endpoint,
+            address=" ".join(map(str, self.cluster.api_addresses(self.cluster.nodes[remote.name]))),
+            apt_wait=APT_WAIT_S,
+            keep="yes" if keep else "no",
+        )
+        remote.run(f"{script}{stage}prepare\n", timeout=PREPARE_TIMEOUT_S)
 
     def _led_elsewhere(self, name: str) -> bool:
         """Return whether the API's name led elsewhere on this host before it was prepared."""

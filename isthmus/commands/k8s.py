@@ -21,6 +21,7 @@ from isthmus.commands.shared import (
     chosen_hosts,
     command,
     console,
+    number,
     open_fleet,
     print_json,
     read_inventory,
@@ -212,6 +213,55 @@ def remove(c: Any, host: str, file: str | None = None, json: bool = False, debug
     return FAILED if report.failures else OK
 
 
+@task(
+    help={
+        **FILE,
+        **JSON,
+        **DEBUG,
+        "dry-run": "only show the steps; exit 4 if there are any",
+        "drain-timeout": "seconds that pods get to leave a node (default 300)",
+    }
+)
+@command
+def upgrade(
+    c: Any,
+    file: str | None = None,
+    json: bool = False,
+    debug: bool = False,
+    dry_run: bool = False,
+    drain_timeout: str = "300",
+) -> int:
+    """Bring every node to the bundle's version: control plane first, then node by node, drained; or what is left."""
+    from isthmus.cluster.bootstrap import write_kubeconfig
+    from isthmus.cluster.upgrading import Upgrade
+    from isthmus.progress import shown_progress
+    from isthmus.report.cluster import cluster_json, times_text
+    from isthmus.report.upgrade import upgrade_json, upgrade_text
+
+    inventory = read_inventory(file)
+    drain_s = number("drain-timeout", drain_timeout, 10, 86_400, " seconds")
+    with open_fleet(c, inventory, debug) as fleet:
+        with shown_progress("observing", plain=not json) as progress:
+            found = Upgrade(inventory, fleet, progress, drain_s)
+        report, plan = found.report, found.plan
+        if not json and not report.failures:
+            print(upgrade_text(plan), flush=True)
+        waiting = bool(plan) and not report.failures
+        if waiting and not dry_run:
+            with shown_progress("k8s.upgrade", plain=not json) as progress:
+                found.progress = progress
+                found.carry_out()
+            # kubeadm has renewed the admin's certificate.
+            if not report.failures:
+                write_kubeconfig(fleet, report, Path(inventory.source).parent / "kubeconfig")
+    if json:
+        print_json({"upgrade": upgrade_json(plan), **cluster_json(report)})
+    elif report.changed:
+        print(times_text(report))
+    say_failures(report.failures, report.notes)
+    return FAILED if report.failures else WAITING if waiting and dry_run else OK
+
+
 @task(help={**FILE, **JSON, **DEBUG, "yes": "do not ask"})
 @command
 def reset(c: Any, file: str | None = None, json: bool = False, debug: bool = False, yes: bool = False) -> int:
@@ -247,5 +297,5 @@ def _forced(inventory: Inventory, hosts: str | None) -> list[str]:
 
 
 k8s = Collection("k8s")
-for item in (plan, bundle, bootstrap, status, taint, kubectl, remove, reset):
+for item in (plan, bundle, bootstrap, status, taint, kubectl, remove, upgrade, reset):
     k8s.add_task(item)

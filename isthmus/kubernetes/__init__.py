@@ -12,4 +12,6 @@ state.py      NodeFacts -> the state of a host: clean, ready, half-joined, of an
 checks.py     NodeFacts -> what speaks against Kubernetes on a host
 drift.py      (Node wanted, Node found) -> labels and taints to set and to take off
 plan.py       (wanted, found) -> steps: title, what is left of it
+upgrade.py    (wanted, found) -> what is left of an upgrade, node by node, or why there is none
+versions.py   versions as numbers
 """

@@ -20,6 +20,10 @@ PUBLIC_IP = "flannel.alpha.coreos.com/public-ip"
 """The annotation by which flannel tells other nodes where to send."""
 SET_BY_US = "isthmus.internal/set"
 """The annotation that remembers which labels and taints are ours, so that those gone from hosts.toml are taken off."""
+UPGRADE_CORDONED = "isthmus.internal/upgrade-cordoned"
+"""The annotation of a Node that an upgrade of ours has cordoned: one that the user has cordoned stays so."""
+UPGRADE_KUBEADM = "isthmus.internal/upgrade-kubeadm"
+"""The annotation that remembers to which version `kubeadm upgrade` has come to its end, while the upgrade goes on."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,14 @@ class NodeObject:
     set_by_us: frozenset[str]
     """Keys of labels, and `key:effect` of taints."""
     unschedulable: bool = False
+    cordoned_by_us: bool = False
+    kubeadm_upgraded: str = ""
+    """The version to which kubeadm has upgraded it, while an upgrade of ours is under way."""
+
+    @property
+    def under_upgrade(self) -> bool:
+        """Whether an upgrade of ours has begun with it and not ended."""
+        return self.cordoned_by_us or bool(self.kubeadm_upgraded)
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,8 @@ class NodeFacts:
     """`init` or `join`: begun by us and never finished."""
     busy: bool = False
     """A run is at work on the host, or what it began goes on though its workstation is gone."""
+    static_pods: tuple[str, ...] = ()
+    """The images of the control plane's own pods, as their files on the host have them."""
     certificates: tuple[datetime, ...] = field(default=())
     """When the control plane's own certificates end."""
     api: ApiFacts | None = None
@@ -116,6 +130,12 @@ class NodeFacts:
     def is_member(self) -> bool:
         """Return whether the host is, or was half-way to be, in some cluster."""
         return bool(self.kubeadm)
+
+    @property
+    def api_version(self) -> str:
+        """Return the version of the API server that the host's kubelet is to run; nothing where there is none."""
+        tags = (image.partition(":v") for image in self.static_pods)
+        return next((tag for name, _, tag in tags if name.endswith("/kube-apiserver")), "")
 
 
 def ca_hash(pem: str) -> str:
@@ -161,6 +181,7 @@ def parse_probe(host: str, text: str) -> NodeFacts:
         ca="\n".join(sections["ca"]),
         unfinished=next(iter(sections.get("unfinished", [])), None),
         busy="busy" in sections,
+        static_pods=tuple(sections.get("static pods", [])),
         certificates=_ends("\n".join(sections.get("certificates", []))),
         api=_api(sections) if sections.get("api") == ["ready"] and "nodes" in sections else None,
     )
@@ -248,4 +269,6 @@ def _node(item: Any) -> NodeObject:
         public_ip=annotations.get(PUBLIC_IP),
         set_by_us=frozenset(annotations.get(SET_BY_US, "").split()),
         unschedulable=bool(spec.get("unschedulable", False)),
+        cordoned_by_us=UPGRADE_CORDONED in annotations,
+        kubeadm_upgraded=annotations.get(UPGRADE_KUBEADM, ""),
     )

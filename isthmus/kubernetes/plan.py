@@ -217,9 +217,11 @@ def plan_nodes(
     first = plane.host if plane else cluster.control_plane.name
     api = plane.api if plane else None
     unseen = tuple(node.name for node in cluster.control_planes if node.name not in facts)
+    all_found = states(cluster, facts)
+    behind = _behind(bundle, api, all_found)
     plans = {}
-    for name, found in states(cluster, facts).items():
-        against = [*objections(wanted[name], facts[name], found, forced=name in forced)]
+    for name, found in all_found.items():
+        against = [*objections(wanted[name], facts[name], found, behind, forced=name in forced)]
         if name == first and found.state not in (*JOINED, State.SILENT):
             # To begin a cluster beside one that is there, on a control plane that is off, would make two of it.
             against += [f"{other} may hold the cluster already, and could not be asked" for other in unseen]
@@ -259,9 +261,23 @@ def _cluster_todo(wanted: Wanted, found: Found, api: ApiFacts | None, *, speaks:
         yield Todo("label and taint", Do.MARK, differing)
 
 
-def objections(wanted: Wanted, facts: NodeFacts, found: Found, *, forced: bool = False) -> Iterator[str]:
-    """Return why nothing can be done on a host."""
-    yield from _against_host(wanted, facts)
+def _behind(bundle: Bundle, api: ApiFacts | None, found: Mapping[str, Found]) -> str:
+    """Return which node has another version than the bundle's, or is in the middle of its upgrade; nothing if none."""
+    for name, node in (api.nodes if api else {}).items():
+        if name in found and found[name].state not in JOINED:
+            continue
+        if node.under_upgrade:
+            return f"the upgrade of {name} has begun and not ended: `inv k8s.upgrade` goes on with it"
+        if node.version and node.version != bundle.kubernetes:
+            return f"{name} runs Kubernetes {node.version}, the bundle has {bundle.kubernetes}: `inv k8s.upgrade` first"
+    return ""
+
+
+def objections(
+    wanted: Wanted, facts: NodeFacts, found: Found, behind: str = "", *, forced: bool = False
+) -> Iterator[str]:
+    """Return why nothing can be done on a host; `behind` is why versions are to be made one first."""
+    yield from against_host(wanted, facts)
     if found.state is State.FOREIGN and not forced:
         yield f"of another cluster: {found.evidence}; it is left alone without --force-reset {facts.host}"
     if found.state is State.OTHER_ROLE:
@@ -273,10 +289,14 @@ def objections(wanted: Wanted, facts: NodeFacts, found: Found, *, forced: bool =
             there = facts.packages.get(package)
             if there and not there.version.startswith(f"{wanted.bundle.kubernetes}-"):
                 what = f"{package} {there.version}, the bundle has {wanted.bundle.kubernetes}"
-                yield f"runs {what}: upgrades are not supported yet"
+                yield f"runs {what}: `inv k8s.upgrade` upgrades it"
+                return
+    if behind:
+        yield behind
 
 
-def _against_host(wanted: Wanted, facts: NodeFacts) -> Iterator[str]:
+def against_host(wanted: Wanted, facts: NodeFacts) -> Iterator[str]:
+    """Return what stands against Kubernetes on a host, whatever its state."""
     if facts.system not in SYSTEMS:
         yield f"runs {facts.system or 'an unknown system'}, expected one of {', '.join(SYSTEMS)}"
     address = wanted.node.address

@@ -31,7 +31,7 @@ _KUBEADM = """#!/bin/sh
 # The lab's machine has cgroup v1, which kubeadm takes for an error since 1.35.
 case "$1 $2 $3" in
 "init phase upload-certs") exec /usr/bin/kubeadm "$@" ;;
-init* | join*) exec /usr/bin/kubeadm "$@" --ignore-preflight-errors=SystemVerification ;;
+init* | join* | upgrade*) exec /usr/bin/kubeadm "$@" --ignore-preflight-errors=SystemVerification ;;
 *) exec /usr/bin/kubeadm "$@" ;;
 esac
 """

@@ -1,6 +1,7 @@
 # Makes a host ready to be a node. Followed by `stage PATH MODE <<'.'` with files in base64, then `prepare`.
 # In: $debs and $images (files of the bundle, may be empty), $hold (packages), $endpoint and $address of the API (several,
-# first choice first), $apt_wait (seconds to wait for dpkg's lock). Whatever is there already is left alone.
+# first choice first), $apt_wait (seconds to wait for dpkg's lock), $keep (yes: other files of the bundle stay, for what comes
+# later). Whatever is there already is left alone.
 set -eu
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive
 folder=/var/lib/isthmus-kubernetes
@@ -66,7 +67,7 @@ prepare() {
         quietly ctr -n k8s.io images import "$bundle/$image"
         rm -f "$bundle/$image"
     done
-    rm -rf "$bundle"
+    [ "$keep" = yes ] || rm -rf "$bundle"
 }
 
 staged=

@@ -45,6 +45,8 @@ for path in admin.conf kubelet.conf bootstrap-kubelet.conf manifests/kube-apiser
     [ ! -e $conf/$path ] || echo $path
 done
 [ ! -d /var/lib/etcd/member ] || echo etcd
+echo "@@ static pods"
+sed -n 's/^[ -]*image: *//p' $conf/manifests/*.yaml 2>/dev/null
 echo "@@ servers"
 sed -n 's/^ *server: *//p' $conf/kubelet.conf $conf/admin.conf 2>/dev/null
 echo "@@ ca"

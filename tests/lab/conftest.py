@@ -67,12 +67,12 @@ class Labs:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a bundle where there is none, each test by its name."""
-    if os.environ.get("ISTHMUS_BUNDLE"):
-        return
+    """Skip what needs a bundle where there is none, each test by its name; the mark's arguments name further ones."""
     for item in items:
-        if item.get_closest_marker("bundle"):
-            item.add_marker(pytest.mark.skip(reason=f"{item.name}: ISTHMUS_BUNDLE names no Kubernetes bundle"))
+        marker = item.get_closest_marker("bundle")
+        for variable in ("ISTHMUS_BUNDLE", *marker.args) if marker else ():
+            if not os.environ.get(variable):
+                item.add_marker(pytest.mark.skip(reason=f"{item.name}: {variable} names no Kubernetes bundle"))
 
 
 @pytest.fixture(scope="session")
