@@ -351,6 +351,7 @@ VOCABULARY = [
         "pod_subnet",
         "service_subnet",
         "bundle",
+        "source",
         "endpoint",
         "service",
         "a",

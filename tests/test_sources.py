@@ -462,6 +462,18 @@ def test_a_server_that_is_busy_is_waited_for(here: FakeSources, pauses: list[flo
     assert len(pauses) == 3
 
 
+def test_ctrl_c_leaves_what_has_come_for_the_next_run(here: FakeSources, tmp_path: Path, monkeypatch: Any) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    here.trouble[CNI] = [("cut", 100_000)]
+    monkeypatch.setattr(web.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        make(here, tmp_path)
+    monkeypatch.undo()
+    assert (tmp_path / "debs" / f"{CNI.rpartition('/')[2]}.part").stat().st_size == 100_000
+
+
 def test_a_disk_that_is_full_is_told(here: FakeSources, tmp_path: Path, monkeypatch: Any) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")

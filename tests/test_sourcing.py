@@ -225,6 +225,25 @@ def test_a_new_patch_release_changes_nothing_by_itself(inv: Any, site: Site, her
     assert "runs kubelet 1.36.2-1.1, the bundle has 1.36.10" in inv("k8s.plan").out
 
 
+def test_an_upgrade_fetches_what_is_new(inv: Any, site: Site, here: FakeSources) -> None:
+    """The version in hosts.toml decides, not the bundle.toml that was kept for the one before."""
+    site.edit('version        = "1.36"', 'version        = "1.36.2"')
+    of_both = dict(site.fleet.references)
+    for reference in images_of("1.36.2"):
+        here.add_image(reference)
+        site.fleet.references[f"images/{short_name(reference)}.tar"] = (reference,)
+    assert inv("k8s.bootstrap").code == 0
+    site.fleet.references.update(of_both)
+    site.edit('version        = "1.36.2"', f'version        = "{NEWEST}"')
+    site.fleet["s1"].online = False
+    site.fleet.calls.clear()
+    up = inv("k8s.upgrade")
+    assert up.code == 0, up.err + up.message
+    assert set(site.fleet.ran("k8s-download")) == {"n1"}
+    assert {node.packages["kubelet"] for node in site.fleet.hosts.values()} == {f"{NEWEST}-1.1"}
+    assert inv("k8s.plan").code == 0
+
+
 def test_hosts_fetch_only_what_they_lack(inv: Any, site: Site, here: FakeSources) -> None:
     inv("k8s.bootstrap")
     site.fleet["s1"].images.remove(PAUSE)

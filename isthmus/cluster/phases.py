@@ -51,7 +51,7 @@ class Phases:
         self.cluster = report.cluster
         self.plane = report.plane
         self.folder = bundle_folder(inventory)
-        self.supply = supply_of(inventory, self.folder, self.cluster, bundle, progress)
+        self.supply = supply_of(inventory, self.folder, self.cluster, bundle)
         self.wanted = wanted_of(report.cluster, bundle)
         self.touched: set[str] = set()
 
@@ -282,7 +282,7 @@ class Phases:
         holders: Mapping[str, str] = {}
         if self.supply is not None:
             try:
-                needed, holders = self.supply.fetch(self.fleet, self.inventory, needed)
+                needed, holders = self.supply.fetch(self.fleet, self.inventory, needed, self.progress)
             except SourceError as error:
                 return {name: HostError(name, str(error)) for name in needed}
         try:

@@ -57,12 +57,11 @@ def planned_bundle(source: str, folder: Path, cluster: Cluster) -> Bundle:
 class Supply:
     """Brings the files of a bundle from a source: hosts fetch them, or this workstation where they cannot."""
 
-    def __init__(self, source: str, folder: Path, cluster: Cluster, bundle: Bundle, progress: Progress) -> None:
+    def __init__(self, source: str, folder: Path, cluster: Cluster, bundle: Bundle) -> None:
         self.source = source
         self.folder = folder
         self.cluster = cluster
         self.bundle = bundle
-        self.progress = progress
         self._offer: Offer | None = None
         self._downloads: dict[str, Download] = {}
 
@@ -75,16 +74,18 @@ class Supply:
         """Return how many bytes these files take on a host, as archives and unpacked."""
         return sum(self._downloads[file.path].size * (PACKED if isinstance(file, Image) else PLAIN) for file in files)
 
-    def fetch(self, fleet: Fleet, inventory: Inventory, needed: Files) -> tuple[Files, dict[str, str]]:
+    def fetch(
+        self, fleet: Fleet, inventory: Inventory, needed: Files, progress: Progress
+    ) -> tuple[Files, dict[str, str]]:
         """Have the hosts fetch what they need; return that with its sums, and {site: the host that has it}.
 
         What a site cannot fetch is in this workstation's folder afterwards.
         """
-        fetched = fetch_by_hosts(fleet, inventory, needed, self._downloads, self.progress)
+        fetched = fetch_by_hosts(fleet, inventory, needed, self._downloads, progress)
         sites = {inventory.hosts[name].site for name, files in needed.items() if files}
         if self._offer is not None and sites - fetched.holders.keys():
-            self.progress(self.source, "hosts cannot fetch from it: the workstation does")
-            self.bundle = make_bundle(self._offer, self.folder, self.progress)
+            progress(self.source, "hosts cannot fetch from it: the workstation does")
+            self.bundle = make_bundle(self._offer, self.folder, progress)
             fetched.sums.update({file.path: file.sha256 for file in (*self.bundle.debs, *self.bundle.images)})
         else:
             self._remember(fetched.sums)
@@ -102,14 +103,12 @@ class Supply:
             keep_bundle(self.folder, self.bundle, ARCHITECTURE)
 
 
-def supply_of(
-    inventory: Inventory, folder: Path, cluster: Cluster, bundle: Bundle, progress: Progress
-) -> Supply | None:
+def supply_of(inventory: Inventory, folder: Path, cluster: Cluster, bundle: Bundle) -> Supply | None:
     """Return how the bundle's files come from the source; None where they are all on this workstation."""
     source = inventory.kubernetes.source if inventory.kubernetes else None
     if source is None or ((kept := kept_bundle(folder, cluster)) and is_whole(folder, kept)):
         return None
-    return Supply(source, folder, cluster, bundle, progress)
+    return Supply(source, folder, cluster, bundle)
 
 
 def is_whole(folder: Path, bundle: Bundle) -> bool:
