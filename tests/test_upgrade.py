@@ -12,12 +12,14 @@ import bundles
 import pytest
 from fake_cluster import CORDONED, DiedError
 from invoke import Exit
-from test_bootstrap import ALL, Site, _no_waiting, nothing_left
+from test_bootstrap import ALL, HOSTS, Site, _no_waiting, nothing_left
 from test_k8s_commands import CONTEXT, Said
+from test_planes import OFF, THREE
 
 import tasks
 from isthmus.cluster.upgrading import Upgrade
 from isthmus.errors import InventoryError
+from isthmus.kubernetes.upgrade import Act
 from isthmus.kubernetes.versions import minors_between, next_minor, numbers
 from isthmus.report.upgrade import upgrade_json, upgrade_text
 
@@ -30,8 +32,8 @@ CONTAINERD = "/etc/containerd/config.toml"
 class OldSite(Site):
     """A cluster of 1.35.6, and hosts.toml changed to the bundle of 1.36.2."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, text: str = HOSTS) -> None:
+        super().__init__(folder, text)
         self.old_references = bundles.write_other(folder / "before", *OLD)
         self.back()
         self.well()
@@ -303,6 +305,48 @@ def test_while_it_is_under_way_bootstrap_and_plan_say_so_and_touch_nothing(site:
     waits = "the upgrade of n2 has begun and not ended: `inv k8s.upgrade` goes on with it"
     assert {name: failures[name].message for name in ("n1", "n2")} == {"n1": waits, "n2": waits}
     assert failures["s1"].message == "runs kubelet 1.35.6-1.1, the bundle has 1.36.2: `inv k8s.upgrade` upgrades it"
+
+
+# --- several control planes ---------------------------------------------------------------------------------------
+
+
+def test_control_planes_come_one_after_the_other_and_the_first_one_upgrades_the_cluster(tmp_path: Path) -> None:
+    site = OldSite(
+        tmp_path, THREE.replace("[hosts.n1]", "[hosts.z1]\nsite = 'nanjing'\naddress = '172.16.0.9'\n[hosts.n1]")
+    )
+    done = site.upgrade_well()
+    assert site.fleet.cordoned == [(name, [name]) for name in ("n1", "n2", "n3", "z1", "s1")]
+    how = {node.host: step.what[0] for node in done.plan.nodes for step in node.steps if step.act is Act.UPGRADE}
+    assert how == {"n1": "apply v1.36.2", **dict.fromkeys(("n2", "n3", "z1", "s1"), "node")}
+    assert {site.fleet[name].static_pods for name in ("n1", "n2", "n3")} == {"1.36.2"}
+    assert not site.look().plan
+    nothing_left(site)
+
+
+def test_a_control_plane_that_is_off_is_waited_for(tmp_path: Path) -> None:
+    site = OldSite(tmp_path, THREE)
+    site.fleet["n1"].unreachable = OFF
+    assert site.failures() == {"n1": OFF}
+
+
+def test_control_planes_that_are_more_than_a_minor_apart_are_refused(tmp_path: Path) -> None:
+    site = OldSite(tmp_path, THREE)
+    site.fleet["n3"].static_pods = "1.33.1"
+    assert "one minor at a time, 1.34 comes first" in site.failures()["n3"]
+    assert site.failures()["n1"] == "its API runs 1.35.6, that of n3 1.33.1: more than one minor apart"
+
+
+@pytest.mark.parametrize("host", ["n1", "n2", "n3"])
+@pytest.mark.parametrize("point", ["upgrade:begun", "upgrade:done", "kubelet:begun", "kubelet:done"])
+def test_it_is_resumed_on_any_control_plane(tmp_path: Path, host: str, point: str) -> None:
+    site = OldSite(tmp_path, THREE)
+    site.fleet[host].dies_in = point
+    with pytest.raises(DiedError):
+        site.upgrade()
+    site.upgrade_well()
+    assert not site.look().plan
+    assert {node.version for node in site.kube.nodes.values()} == {"1.36.2"}
+    nothing_left(site)
 
 
 # --- drains -------------------------------------------------------------------------------------------------------
