@@ -108,10 +108,8 @@ class Planes(Cluster):
                 assert asked > 5, title
 
 
-@pytest.fixture(scope="module")
-def cluster(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Planes:
-    """N1, N2 and N3 are control planes and workers; N2 is the gateway, so that N1 may die without its site."""
-    folder = tmp_path_factory.mktemp("planes")
+def planes_text() -> str:
+    """Return hosts.toml with three control planes in Nanjing; N2 is the gateway, so that N1 may die without its site."""
     text = (ROOT / "hosts.toml").read_text(encoding="utf-8")
     for old, new in (
         ('roles   = ["control-plane"]\n', BOTH),
@@ -121,7 +119,13 @@ def cluster(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Planes:
     ):
         assert old in text, old
         text = text.replace(old, new)
-    text += f'bundle         = "{Path(os.environ["ISTHMUS_BUNDLE"]).resolve()}"\n'
+    return text
+
+
+@pytest.fixture(scope="module")
+def cluster(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Planes:
+    folder = tmp_path_factory.mktemp("planes")
+    text = f'{planes_text()}bundle         = "{Path(os.environ["ISTHMUS_BUNDLE"]).resolve()}"\n'
     (folder / "hosts.toml").write_text(text, encoding="utf-8")
     options = HostOptions(packages=True, kubernetes=True)
     cluster = Planes(lab(load_inventory(folder / "hosts.toml"), options), folder, text)
