@@ -1,4 +1,4 @@
-"""k8s.bootstrap killed with SIGKILL, again and again, in each of its phases; the run after comes to the end of it.
+"""k8s.bootstrap killed with SIGKILL in each of its phases but cleaning up; the run after the last finds it done.
 
 Each moment is one that is seen on a host, or read from what the run says, so that it is the phase it is called by,
 however busy the machine is. What a killed run had begun on hosts comes to its end there; where that is more than the
