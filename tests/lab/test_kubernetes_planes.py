@@ -109,7 +109,7 @@ class Planes(Cluster):
 
 
 def planes_text() -> str:
-    """Return hosts.toml with three control planes in Nanjing; N2 is the gateway, so that N1 may die without its site."""
+    """Return hosts.toml with three control planes in Nanjing; N2 is its gateway, so N1 may die alone."""
     text = (ROOT / "hosts.toml").read_text(encoding="utf-8")
     for old, new in (
         ('roles   = ["control-plane"]\n', BOTH),
