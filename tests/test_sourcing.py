@@ -17,6 +17,7 @@ from invoke import Exit
 from test_bootstrap import HOSTS, _no_waiting
 
 import tasks
+from isthmus.errors import SourceError
 from isthmus.inventory import parse_inventory
 from isthmus.kubernetes import sources as known
 from isthmus.kubernetes.bundle import short_name
@@ -164,6 +165,31 @@ def test_another_host_of_a_site_fetches_where_its_gateway_cannot(inv: Any, site:
     assert set(site.fleet.ran("k8s-download")) == {"n2", "s1"}
     assert set(site.fleet.ran("k8s-fetch")) == {"n1", "n3"}
     assert site.fleet.ran("k8s-receive") == []
+
+
+def test_a_host_that_its_neighbour_does_not_reach_gets_what_the_workstation_fetches(
+    inv: Any, site: Site, here: FakeSources
+) -> None:
+    """Inside a site no more than Kubernetes' own ports may be open."""
+    site.fleet["n3"].refuses["k8s-fetch"] = "no connection to 172.16.0.1 within 10 s"
+    up = inv("k8s.bootstrap")
+    assert up.code == 0, up.err + up.message
+    assert "upstream: not all hosts are reached by their neighbours: the workstation sends" in up.err
+    assert set(site.fleet.ran("k8s-receive")) == {"n3"}
+
+
+def test_a_host_that_nobody_can_bring_its_files_keeps_no_other_from_them(
+    inv: Any, site: Site, here: FakeSources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def off(*_: object) -> None:
+        raise SourceError("the workstation has no internet")
+
+    site.fleet["n3"].refuses["k8s-fetch"] = "no connection to 172.16.0.1 within 10 s"
+    monkeypatch.setattr("isthmus.cluster.sourcing.make_bundle", off)
+    up = inv("k8s.bootstrap")
+    assert up.code == 1
+    assert "n3: the workstation has no internet" in up.err
+    assert "s1: ready\n" in up.out
 
 
 def test_hosts_and_a_workstation_without_internet_are_told_once_each(inv: Any, site: Site, here: FakeSources) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import secrets
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from isthmus.errors import HostError, InventoryError, Problem
+from isthmus.errors import HostError, InventoryError, Problem, SourceError
 from isthmus.host_scripts import host_script
 from isthmus.kubernetes.bundle import BundleFile
 from isthmus.model import Inventory
@@ -71,11 +71,13 @@ def deliver(
     needed: Files,
     progress: Progress,
     holders: Mapping[str, str] | None = None,
+    have_here: Callable[[], None] = lambda: None,
 ) -> dict[str, HostError]:
     """Bring every host the files it needs; return the hosts where that failed.
 
     The workstation sends each file once to each site, to the host that then hands it to the others of its site. Where
-    that one is not reached from another, the workstation sends it there, too. `holders` have all that their site needs.
+    that one is not reached from another, the workstation sends it there, too. `holders` have all that their site needs;
+    `have_here` is called where the workstation must send something after all.
     """
     failures: dict[str, HostError] = {}
     missing = _missing(fleet, needed, failures)
@@ -101,6 +103,11 @@ def deliver(
         left = _hand_on(fleet, inventory, {name: missing[name] for name in others}, others, serving, progress)
     orphans = {name: missing[name] for site, seed in seeds.items() for name in sites[site] if seed in failures}
     left.update({name: files for name, files in orphans.items() if name not in failures})
+    if left:
+        try:
+            have_here()
+        except SourceError as error:
+            return {**failures, **{name: HostError(name, str(error)) for name in left}}
     _send(fleet, folder, left, failures, progress)
     return failures
 

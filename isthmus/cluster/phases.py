@@ -280,13 +280,19 @@ class Phases:
     def _bring(self, needed: Files) -> dict[str, HostError]:
         """Bring the files, from the source or from here; return where that failed."""
         holders: Mapping[str, str] = {}
-        if self.supply is not None:
-            try:
-                needed, holders = self.supply.fetch(self.fleet, self.inventory, needed, self.progress)
-            except SourceError as error:
-                return {name: HostError(name, str(error)) for name in needed}
+        supply = self.supply
+        if supply is None:
+            return deliver(self.fleet, self.inventory, self.folder, needed, self.progress)
         try:
-            return deliver(self.fleet, self.inventory, self.folder, needed, self.progress, holders)
+            needed, holders = supply.fetch(self.fleet, self.inventory, needed, self.progress)
+        except SourceError as error:
+            return {name: HostError(name, str(error)) for name in needed}
+
+        def have_here() -> None:
+            supply.have_here(self.progress, "not all hosts are reached by their neighbours: the workstation sends")
+
+        try:
+            return deliver(self.fleet, self.inventory, self.folder, needed, self.progress, holders, have_here)
         finally:
             sweep(self.fleet, [name for name in holders.values() if not needed.get(name)])
 

@@ -83,9 +83,8 @@ class Supply:
         """
         fetched = fetch_by_hosts(fleet, inventory, needed, self._downloads, progress)
         sites = {inventory.hosts[name].site for name, files in needed.items() if files}
-        if self._offer is not None and sites - fetched.holders.keys():
-            progress(self.source, "hosts cannot fetch from it: the workstation does")
-            self.bundle = make_bundle(self._offer, self.folder, progress)
+        if sites - fetched.holders.keys():
+            self.have_here(progress, "hosts cannot fetch from it: the workstation does")
             fetched.sums.update({file.path: file.sha256 for file in (*self.bundle.debs, *self.bundle.images)})
         else:
             self._remember(fetched.sums)
@@ -94,6 +93,12 @@ class Supply:
             for name, files in needed.items()
         }
         return with_sums, fetched.holders
+
+    def have_here(self, progress: Progress, why: str) -> None:
+        """Have the bundle in this workstation's folder; SourceError where that cannot be."""
+        if self._offer is not None:
+            progress(self.source, why)
+            self.bundle = make_bundle(self._offer, self.folder, progress)
 
     def _remember(self, sums: Mapping[str, str]) -> None:
         """Keep which versions were taken, once all sums are known: the next run takes the same."""
