@@ -270,6 +270,29 @@ def test_an_upgrade_fetches_what_is_new(inv: Any, site: Site, here: FakeSources)
     assert inv("k8s.plan").code == 0
 
 
+def test_what_an_upgrade_has_taken_is_kept(inv: Any, site: Site, here: FakeSources) -> None:
+    """Hosts have pause and flannel from before, so nobody learns the sums of these."""
+    site.edit('version        = "1.36"', 'version        = "1.36.1"')
+    of_both = {}
+    for version in ("1.36.1", "1.36.2"):
+        for reference in images_of(version):
+            here.add_image(reference)
+            of_both[f"images/{short_name(reference)}.tar"] = (reference,)
+        if version == "1.36.1":
+            site.fleet.references = dict(of_both)
+            assert inv("k8s.bootstrap").code == 0
+    site.fleet.references = of_both
+    site.edit('version        = "1.36.1"', 'version        = "1.36.2"')
+    up = inv("k8s.upgrade")
+    assert up.code == 0, up.err + up.message
+    site.edit('version        = "1.36.2"', 'version        = "1.36"')
+    assert inv("k8s.plan").code == 0
+    site.fleet["s1"].images.remove(PAUSE)
+    assert inv("k8s.bootstrap").code == 0
+    made = inv("k8s.bundle")
+    assert f"Kubernetes {NEWEST}" in made.out
+
+
 def test_hosts_fetch_only_what_they_lack(inv: Any, site: Site, here: FakeSources) -> None:
     inv("k8s.bootstrap")
     site.fleet["s1"].images.remove(PAUSE)

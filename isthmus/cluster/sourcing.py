@@ -41,7 +41,7 @@ def kept_bundle(folder: Path, cluster: Cluster) -> Bundle | None:
     """Return the bundle that an earlier run has left in a folder; None when there is none for this cluster."""
     path = folder / "bundle.toml"
     try:
-        return parse_bundle(path.read_text(encoding="utf-8"), str(path), cluster)
+        return parse_bundle(path.read_text(encoding="utf-8"), str(path), cluster, whole=False)
     except (OSError, UnicodeDecodeError, InventoryError):
         return None
 
@@ -101,11 +101,10 @@ class Supply:
             self.bundle = make_bundle(self._offer, self.folder, progress)
 
     def _remember(self, sums: Mapping[str, str]) -> None:
-        """Keep which versions were taken, once all sums are known: the next run takes the same."""
+        """Keep which versions were taken: the next run takes the same. What nobody has fetched has no sum yet."""
         images = tuple(replace(image, sha256=sums.get(image.path, image.sha256)) for image in self.bundle.images)
         self.bundle = replace(self.bundle, images=images)
-        if all(image.sha256 for image in images):
-            keep_bundle(self.folder, self.bundle, ARCHITECTURE)
+        keep_bundle(self.folder, self.bundle, ARCHITECTURE)
 
 
 def supply_of(inventory: Inventory, folder: Path, cluster: Cluster, bundle: Bundle) -> Supply | None:

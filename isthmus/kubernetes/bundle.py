@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from isthmus.errors import InventoryError
@@ -96,8 +96,11 @@ def bundle_text(bundle: Bundle, architecture: str) -> str:
     return "\n".join([*lines, ""])
 
 
-def parse_bundle(text: str, source: str, cluster: Cluster) -> Bundle:
-    """Return the bundle that bundle.toml describes; InventoryError with all that is wrong with it for this cluster."""
+def parse_bundle(text: str, source: str, cluster: Cluster, *, whole: bool = True) -> Bundle:
+    """Return the bundle that bundle.toml describes; InventoryError with all that is wrong with it for this cluster.
+
+    In one that need not be whole an image may be without a sum: nobody has fetched it yet.
+    """
     tables = parse_toml(text, source)
     problems = Problems()
     top = Table((), tables, problems)
@@ -111,7 +114,7 @@ def parse_bundle(text: str, source: str, cluster: Cluster) -> Bundle:
     check = head.optional("check", _word, None)
     head.refuse_the_rest()
     debs = _read_files(top.table("debs", needed=True), _deb)
-    images = _read_files(top.table("images", needed=True), _image)
+    images = _read_files(top.table("images", needed=True), _image if whole else _chosen_image)
     top.refuse_the_rest()
     if not problems and kubernetes and containerd and flannel:
         bundle = Bundle(kubernetes, containerd, flannel, check or "", debs, images)
@@ -174,6 +177,12 @@ def _image(name: str, value: object) -> Image:
         if not isinstance(reference, str) or not _REFERENCE.fullmatch(reference):
             raise UnexpectedError("an image's reference such as registry.k8s.io/pause:3.10.2", reference)
     return Image(f"images/{name}", _sha256(value["sha256"]), tuple(references))
+
+
+def _chosen_image(name: str, value: object) -> Image:
+    if not isinstance(value, Mapping) or value.get("sha256") != "":
+        return _image(name, value)
+    return replace(_image(name, {**value, "sha256": "0" * 64}), sha256="")
 
 
 def _sha256(value: object) -> str:
