@@ -727,7 +727,9 @@ class FakeNode:
             _roll_out(kube)
         elif verb == "get":
             return self._get(kube, what, words[2:])
-        elif verb != "drain":
+        elif verb in ("drain", "uncordon"):
+            kube.nodes[what].unschedulable = verb == "drain"
+        else:
             pytest.fail(f"a fake kubectl does not know: {words}")
         return ""
 

@@ -242,13 +242,17 @@ def test_one_that_is_off_is_forgotten_by_etcd_too_and_cleaned_when_it_is_back(si
     nothing_left(site)
 
 
-def test_one_is_not_removed_while_another_is_off(site: Planes) -> None:
+@pytest.mark.parametrize("cordoned", [False, True])
+def test_one_is_not_removed_while_another_is_off(site: Planes, cordoned: bool) -> None:
+    """Nor is it left cordoned, unless it was."""
     site.well()
+    site.kube.nodes["n2"].unschedulable = cordoned
     site.fleet["n1"].unreachable = OFF
     with pytest.raises(HostError, match="etcd keeps n2: Error: etcdserver: unhealthy cluster"):
         site.remove("n2")
     assert site.kube.members == set(PLANES)
     assert site.fleet.ran("k8s-reset") == []
+    assert site.kube.nodes["n2"].unschedulable is cordoned
 
 
 def test_a_worker_that_is_removed_loses_its_balancer(site: Planes) -> None:

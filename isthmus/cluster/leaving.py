@@ -63,12 +63,21 @@ def _forget(
         if isinstance(result, HostError):
             raise result
 
-    if known and known.ready and host in report.facts:
-        flags = ("--ignore-daemonsets", "--delete-emptydir-data", "--force", f"--timeout={DRAIN_S}s")
-        progress(host, "draining")
-        ask(lambda remote: kubectl(remote, ("drain", host, *flags), timeout=DRAIN_S + 60))
-    if is_plane(report.facts.get(host)) or (known and ROLE_LABEL in known.labels):
-        ask(lambda remote: leave_etcd(remote, report.cluster.nodes[host]))
+    drained = known is not None and known.ready and host in report.facts
+    try:
+        if drained:
+            flags = ("--ignore-daemonsets", "--delete-emptydir-data", "--force", f"--timeout={DRAIN_S}s")
+            progress(host, "draining")
+            ask(lambda remote: kubectl(remote, ("drain", host, *flags), timeout=DRAIN_S + 60))
+        was_plane = is_plane(report.facts.get(host)) or (known is not None and ROLE_LABEL in known.labels)
+        if was_plane:
+            ask(lambda remote: leave_etcd(remote, report.cluster.nodes[host]))
+    except HostError:
+        # It stays in the cluster, so pods may come again; what the user has cordoned stays so.
+        if drained and known and not known.unschedulable:
+            fleet.each([plane], lambda remote: kubectl(remote, ("uncordon", host)))
+        raise
+    if was_plane:
         progress(host, "has left etcd")
         report.notes = majority_note(report.cluster, host)
     if known:
