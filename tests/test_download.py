@@ -109,6 +109,22 @@ def test_a_line_that_breaks_is_gone_on_with(host: Host, here: FakeSources) -> No
     assert asked == [None, *(f"bytes={n * 100_000}-" for n in range(1, 7))]
 
 
+def test_a_token_that_ends_while_something_arrives_is_renewed(host: Host, here: FakeSources) -> None:
+    here.wants_token = True
+    challenge = {"WWW-Authenticate": f'Bearer realm="{here.url}/token",service="here",scope="repository:any:pull"'}
+    ended = ("status", 401, challenge)
+    Registries("amd64").find(PAUSE, (Origin(here.url, "registry.k8s.io/pause"),))
+    blob = next(path for path in here.files if "/pause/blobs/" in path and path not in {one.path for one in here.asked})
+    here.trouble[blob] = [("nothing",), ("cut", 5), ended, ("cut", 5), ended]
+    done = host.image(here)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert here.trouble[blob] == []
+    shutil.rmtree(host.folder / "bundle")
+    here.trouble[blob] = [ended] * 9
+    assert host.image(here).stderr.endswith(": answered 401\n")
+    assert len(here.trouble[blob]) == 7
+
+
 def test_a_run_that_was_interrupted_is_gone_on_with(host: Host, here: FakeSources) -> None:
     here.trouble[CNI] = [("cut", 100_000), *[("status", 503)] * 3]
     failed = host.deb(here)

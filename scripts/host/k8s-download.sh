@@ -32,7 +32,7 @@ fetch() {
     [ "$(sum_of "$2" || :)" != "$3" ] || return 0
     case $1 in https:*) secure='--proto =https --proto-redir =https' ;; *) secure= ;; esac
     rm -f "$2.token"
-    failed=0
+    failed=0 granted=
     while [ $failed -lt 3 ]; do
         before=$(size_of "$2.part")
         if [ "$(sum_of "$2.part" || :)" = "$3" ]; then
@@ -48,7 +48,11 @@ fetch() {
         status=$(curl -fsSL $secure "$@" --connect-timeout 10 --speed-limit 1 --speed-time 30 -C - -D "$file.head" \
             -o "$file.part" -w '%{http_code}' "$what" 2>"$file.said") || code=$?
         set -- "$what" "$file" "$digest"
-        if [ "$status" = 401 ] && [ ! -e "$2.token" ] && authorize "$2"; then continue; fi
+        # A token lasts some minutes: where something has arrived since it was given, another one is worth asking for.
+        if [ "$status" = 401 ] && [ "$granted" != "$before" ] && authorize "$2"; then
+            granted=$before
+            continue
+        fi
         if [ $code = 0 ]; then
             [ "$(sum_of "$2.part")" != "$3" ] || continue
             [ "$before" != 0 ] || { echo "$1: arrived with another sum than $3" >&2; rm -f "$2.part"; return 1; }
