@@ -17,6 +17,7 @@ from test_k8s_commands import CONTEXT, Said
 from test_planes import OFF, THREE
 
 import tasks
+from isthmus.cluster.leaving import remove
 from isthmus.cluster.upgrading import Upgrade
 from isthmus.errors import InventoryError
 from isthmus.kubernetes.upgrade import Act
@@ -449,7 +450,7 @@ def test_a_full_disk_is_one_line(site: OldSite) -> None:
         ("n2", {"unreachable": "no answer within 20 s"}, "no answer within 20 s"),
         ("n1", {"unreachable": "no answer within 20 s"}, "no answer within 20 s"),
         ("n2", {"mesh_up": False}, "the mesh is not up: wg0 has no address 172.16.0.2; run `inv mesh.up` first"),
-        ("n2", {"unfinished": "join"}, "half-joined: kubeadm join was begun and not finished; that is mended with"),
+        ("n2", {"unfinished": "join"}, "half-joined: kubeadm join was begun and not finished; `inv k8s.remove n2`"),
         ("n2", {"kubeadm": set()}, "stale: the cluster has a Node of this name, the host has nothing"),
         ("n1", {"static_pods": "1.37.0"}, "runs 1.37.0, the bundle has 1.36.2: Kubernetes does not go back"),
         ("n2", {"busy": 10_000}, "another run is still at work here"),
@@ -548,6 +549,24 @@ def test_a_new_host_joins_after_the_upgrade(tmp_path: Path) -> None:
     assert done.report.changed == ("n1", "n2", "s1")
     site.well()
     nothing_left(site)
+
+
+@pytest.mark.parametrize("spoil", [{"unfinished": "join"}, {"kubeadm": set(), "servers": [], "ca": ""}])
+def test_a_node_that_is_lost_in_the_middle_is_removed_and_joins_in_the_new_version(
+    site: OldSite, spoil: dict[str, Any]
+) -> None:
+    """Neither bundle could be bootstrapped there: some nodes run the one version, some the other."""
+    site.fleet["n2"].dies_in = "upgrade:begun"
+    with pytest.raises(DiedError):
+        site.upgrade()
+    for name, value in spoil.items():
+        setattr(site.fleet["n2"], name, value)
+    assert site.upgrade().report.failures["n2"].message.endswith("`inv k8s.remove n2` first, it joins again afterwards")
+    assert site.up().failures
+    assert remove(site.inventory(), site.fleet, "n2").failures == {}  # type: ignore[arg-type]
+    site.upgrade_well()
+    site.well()
+    is_new(site)
 
 
 def test_a_host_that_does_not_answer_and_is_no_node_keeps_nobody(site: OldSite) -> None:

@@ -175,7 +175,8 @@ def _refusals(
                 yield name, f"is not in hosts.toml, and {reason}"
         elif name in facts and found[name].state not in JOINED:
             state = found[name]
-            yield name, f"{state.state.value}: {state.evidence}; that is mended with the bundle as it was, first"
+            way = "" if state.state is State.FOREIGN else f"; `inv k8s.remove {name}` first, it joins again afterwards"
+            yield name, f"{state.state.value}: {state.evidence}{way}"
         elif name in facts:
             if not node.ready and not node.under_upgrade:
                 yield name, "its Node is not Ready: an upgrade begins with all of them well"
