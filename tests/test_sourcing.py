@@ -221,6 +221,16 @@ def test_a_gateway_that_needs_nothing_fetches_for_a_host_without_internet(
     assert site.kept() == ["bundle.toml"]
 
 
+def test_a_gateway_that_cannot_fetch_keeps_nothing_of_what_others_need(inv: Any, site: Site, here: FakeSources) -> None:
+    inv("k8s.bootstrap")
+    site.fleet["n1"].online = False
+    site.fleet["n3"].images.clear()
+    site.fleet.calls.clear()
+    assert inv("k8s.bootstrap").code == 0
+    assert set(site.fleet.ran("k8s-download")) == {"n3"}
+    assert site.fleet.ran("k8s-sweep") == ["n1"]
+
+
 def test_what_other_hosts_came_with_is_what_a_later_one_gets(inv: Any, site: Site, here: FakeSources) -> None:
     """containerd.io and the mirror's pause have newer ones meanwhile; the kept bundle.toml decides."""
     assert inv("k8s.bootstrap", only="n1,n2,n3").code == 0

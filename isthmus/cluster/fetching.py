@@ -37,10 +37,13 @@ def fetch_by_hosts(
     fetched = Fetched()
     sites = {inventory.hosts[name].site for name, files in needed.items() if files}
     fetchers = {site: _fetchers(inventory, needed, site) for site in sites}
+    tried: set[str] = set()
     for turn in range(TRIED_OF_A_SITE):
         left = [site for site in sites if site not in fetched.holders and len(fetchers[site]) > turn]
         files = {fetchers[site][turn]: _of_site(inventory, needed, site) for site in left}
+        tried.update(files)
         _fetch(fleet, inventory, files, downloads, fetched, progress)
+    sweep(fleet, [name for name in tried - {*fetched.holders.values()} if not needed.get(name)])
     return fetched
 
 
