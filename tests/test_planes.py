@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from isthmus.cluster.leaving import remove, reset
 from isthmus.cluster.marking import mark
 from isthmus.cluster.pods import check_pods
 from isthmus.cluster.preflight import preflight
+from isthmus.cluster.survey import on_plane
 from isthmus.errors import HostError, UsageError
+from isthmus.kubernetes.cluster import cluster_of
 from isthmus.kubernetes.plan import Do
 from isthmus.kubernetes.state import State
 from isthmus.report.cluster import days_left
@@ -363,6 +366,35 @@ def test_an_earlier_cluster_of_the_same_name_is_of_another(site: Planes) -> None
     site.fleet["n2"].ca = ca("an earlier one")
     found = site.plan().plans["n2"].found
     assert (found.state, found.evidence) == (State.FOREIGN, "its cluster's CA is not that of n1")
+
+
+def test_another_cluster_on_a_control_plane_is_asked_for_nothing(site: Planes) -> None:
+    """N1 left ours for somebody else's, which knows hosts by the same names; it comes first in hosts.toml."""
+    site.well()
+    ours = site.kube
+    wipe(site.fleet["n1"])
+    site.fleet["n1"].make_foreign("control plane")
+    site.fleet["n1"].kubeadm.add("etcd")
+    theirs = site.fleet["n1"].kube = deepcopy(ours)
+    theirs.members = {"n1"}
+    for kube in (ours, theirs):
+        kube.nodes["s1"].labels.clear()
+    before = str(theirs)
+    assert site.states()["n1"] is State.FOREIGN
+    assert mark(site.inventory(), site.fleet, ["s1"]).changed == ("s1",)  # type: ignore[arg-type]
+    assert "topology.kubernetes.io/zone" in ours.nodes["s1"].labels
+    ours.nodes["s1"].labels.clear()
+    assert site.up(only=["s1"]).failures == {}
+    assert "topology.kubernetes.io/zone" in ours.nodes["s1"].labels
+    assert str(theirs) == before
+    site.fleet.calls.clear()
+    assert on_plane(site.fleet, cluster_of(site.inventory()), lambda remote: remote.name) == "n2"  # type: ignore[arg-type]
+    for name in ("n2", "n3"):
+        wipe(site.fleet[name])
+    with pytest.raises(
+        HostError, match=r"n1: of another cluster: its API is https://10\.9\.9\.9:6443; it is left alone"
+    ):
+        on_plane(site.fleet, cluster_of(site.inventory()), lambda remote: remote.name)  # type: ignore[arg-type]
 
 
 def test_kubeadm_checks_those_that_join_as_control_planes(site: Planes) -> None:

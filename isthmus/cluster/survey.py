@@ -16,7 +16,7 @@ from isthmus.kubernetes.cluster import Cluster, cluster_of
 from isthmus.kubernetes.configs import PATHS
 from isthmus.kubernetes.facts import NodeFacts, NodeObject, parse_probe
 from isthmus.kubernetes.plan import NodePlan, plan_nodes
-from isthmus.kubernetes.state import speaker
+from isthmus.kubernetes.state import State, speaker, states
 from isthmus.model import Inventory
 from isthmus.remote import Fleet, Remote
 from isthmus.survey import Progress, silent
@@ -25,8 +25,6 @@ T = TypeVar("T")
 
 PROBE_TIMEOUT_S = 120
 KUBECTL_TIMEOUT_S = 60
-ANSWER_S = 10
-"""So long may a control plane take to say that its API is ready."""
 MOST_BYTES = 8_000_000
 
 
@@ -155,24 +153,28 @@ def apply(remote: Remote, manifest: str) -> None:
 
 
 def on_plane(fleet: Fleet, cluster: Cluster, function: Callable[[Remote], T], besides: Collection[str] = ()) -> T:
-    """Return what a function makes of the first control plane whose API answers; raises its HostError.
+    """Return what a function makes of the control plane that speaks for the cluster; raises its HostError.
 
-    Where none answers it is that of the first one that there is beside `besides`.
+    Of several it is the first whose API answers, beside `besides`; never one of another cluster.
     """
     names = [node.name for node in cluster.control_planes if node.name not in besides]
-    name = names[0] if len(names) == 1 else _answering(fleet, names)
+    name = _speaking(fleet, cluster, names) if cluster.has_balancers else names[0]
     result = fleet.each([name], function)[name]
     if isinstance(result, HostError):
         raise result
     return result
 
 
-def _answering(fleet: Fleet, names: list[str]) -> str:
-    def ask(remote: Remote) -> str:
-        return kubectl(remote, ("get", "--raw", "/readyz", f"--request-timeout={ANSWER_S}s"), timeout=2 * ANSWER_S)
-
-    answers = fleet.each(names, ask)
-    return next((name for name in names if not isinstance(answers[name], HostError)), names[0])
+def _speaking(fleet: Fleet, cluster: Cluster, names: list[str]) -> str:
+    found = look(fleet, cluster, names)
+    facts = {name: one for name, one in found.items() if isinstance(one, NodeFacts)}
+    plane = speaker(cluster, facts)
+    if plane is None:
+        return names[0]
+    state = states(cluster, {plane.host: plane})[plane.host]
+    if state.state is State.FOREIGN:
+        raise HostError(plane.host, f"of another cluster: {state.evidence}; it is left alone")
+    return plane.host
 
 
 def planes_and(cluster: Cluster, hosts: Collection[str] = ()) -> list[str]:
