@@ -56,6 +56,7 @@ plane_half_initialised 4    1      1       1    0    0:ready         0:ready    
 plane_half_reset       4    1      0       1    0    0:ready         0:ready      1:half          1:half   0:clean
 plane_silent           1    1      1       1    1    1:silent        1:silent     1:silent        1:silent 0:clean
 plane_foreign          1    1      1       1    1    1:foreign       0:ready      1:foreign       1:foreign 1:foreign
+plane_foreign_answers  1    1      1       1    1    1:foreign       0:ready      1:foreign       1:foreign 1:foreign
 plane_handmade         1    1      1       1    1    1:foreign       0:ready      1:foreign       1:foreign 1:foreign
 plane_without_node     4    1      0       1    0    1:not-ready     1:not-ready  1:not-ready     0:not-ready 0:clean
 plane_off              1    1      1       1    1    1:ready         1:ready      1:ready         1:ready  1:ready
@@ -73,6 +74,7 @@ SAID = {
     "worker_older": "s1: runs kubelet 1.35.4-1.1, the bundle has 1.36.2",
     "plane_silent": "s1: the API on n1 does not answer",
     "plane_foreign": "n1: of another cluster: its API is https://10.9.9.9:6443; it is left alone",
+    "plane_foreign_answers": "n1: of another cluster: its API is https://10.9.9.9:6443; it is left alone",
     "plane_handmade": "n1: of another cluster: has etcd, manifests/kube-apiserver.yaml, pki/ca.crt that no run",
     "plane_without_node": "n1: the cluster has no Node of it within 120 s",
     "plane_off": f"n1: {OFF}",
@@ -178,6 +180,18 @@ class Made:
 
     def plane_foreign(self) -> None:
         self.site.fleet["n1"].make_foreign("control plane")
+
+    def plane_foreign_answers(self) -> None:
+        """It knows hosts by the same names."""
+        self.site.well()
+        host = self.site.fleet["n1"]
+        host.make_foreign("control plane")
+        host.kubeadm.add("etcd")
+        for node in self.site.kube.nodes.values():
+            node.labels.clear()
+        for name in ("n2", "n3", "s1"):
+            other = self.site.fleet[name]
+            other.kubeadm, other.servers, other.ca = set(), [], ""
 
     def plane_handmade(self) -> None:
         self.site.fleet["n1"].kubeadm = {"pki/ca.crt", "manifests/kube-apiserver.yaml", "etcd"}

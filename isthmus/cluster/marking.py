@@ -9,6 +9,7 @@ from isthmus.errors import HostError
 from isthmus.kubernetes.cluster import Cluster, cluster_of
 from isthmus.kubernetes.drift import drift
 from isthmus.kubernetes.facts import NodeFacts, NodeObject
+from isthmus.kubernetes.state import State, states
 from isthmus.model import Inventory
 from isthmus.remote import Fleet
 from isthmus.survey import Progress, silent
@@ -27,6 +28,11 @@ def mark(
     report = ClusterReport(cluster_of(inventory))
     found = look(fleet, report.cluster, planes_and(report.cluster))
     report.facts = {name: facts for name, facts in found.items() if isinstance(facts, NodeFacts)}
+    plane = states(report.cluster, report.facts).get(report.plane)
+    if plane and plane.state is State.FOREIGN:
+        words = f"of another cluster: {plane.evidence}; it is left alone"
+        report.failures[report.plane] = HostError(report.plane, words)
+        return report
     known = nodes_of(report.facts, report.cluster)
     if not known:
         error = found[report.plane]

@@ -72,7 +72,7 @@ def check_pods(inventory: Inventory, fleet: Fleet, progress: Progress = silent) 
                 kubectl(remote, ("delete", "namespace", CHECK_NAMESPACE, "--ignore-not-found", "--wait=false"))
 
     try:
-        answer = on_plane(fleet, cluster, run)
+        answer = on_plane(fleet, cluster, run, seen=False)
     except HostError as error:
         return PodReport((), {error.host: error})
     return PodReport(tuple(_read(cluster, answer)), {})

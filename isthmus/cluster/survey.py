@@ -16,7 +16,7 @@ from isthmus.kubernetes.cluster import Cluster, cluster_of
 from isthmus.kubernetes.configs import PATHS
 from isthmus.kubernetes.facts import NodeFacts, NodeObject, parse_probe
 from isthmus.kubernetes.plan import NodePlan, plan_nodes
-from isthmus.kubernetes.state import State, speaker, states
+from isthmus.kubernetes.state import State, api_of, speaker, states
 from isthmus.model import Inventory
 from isthmus.remote import Fleet, Remote
 from isthmus.survey import Progress, silent
@@ -152,13 +152,21 @@ def apply(remote: Remote, manifest: str) -> None:
     remote.run(script, timeout=KUBECTL_TIMEOUT_S, stdin=manifest.encode())
 
 
-def on_plane(fleet: Fleet, cluster: Cluster, function: Callable[[Remote], T], besides: Collection[str] = ()) -> T:
+def on_plane(
+    fleet: Fleet,
+    cluster: Cluster,
+    function: Callable[[Remote], T],
+    besides: Collection[str] = (),
+    *,
+    seen: bool = True,
+) -> T:
     """Return what a function makes of the control plane that speaks for the cluster; raises its HostError.
 
-    Of several it is the first whose API answers, beside `besides`; never one of another cluster.
+    Of several it is the first whose API answers, beside `besides`; never one of another cluster. Whether a single one
+    is of ours was seen before, or else is looked at now.
     """
     names = [node.name for node in cluster.control_planes if node.name not in besides]
-    name = _speaking(fleet, cluster, names) if cluster.has_balancers else names[0]
+    name = names[0] if seen and not cluster.has_balancers else _speaking(fleet, cluster, names)
     result = fleet.each([name], function)[name]
     if isinstance(result, HostError):
         raise result
@@ -184,5 +192,5 @@ def planes_and(cluster: Cluster, hosts: Collection[str] = ()) -> list[str]:
 
 def nodes_of(facts: Mapping[str, NodeFacts], cluster: Cluster) -> Mapping[str, NodeObject]:
     """Return the Nodes that the control plane knows, none when it cannot be asked."""
-    plane = speaker(cluster, facts)
-    return plane.api.nodes if plane and plane.api else {}
+    api = api_of(cluster, facts)
+    return api.nodes if api else {}

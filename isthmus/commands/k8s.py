@@ -188,7 +188,8 @@ def kubectl(c: Any, cmd: str, file: str | None = None, debug: bool = False) -> i
     if not words:
         raise UsageError('found nothing, expected the words of kubectl, such as "get nodes"')
     with open_fleet(c, inventory, debug) as fleet:
-        sys.stdout.write(on_plane(fleet, cluster_of(inventory), lambda remote: ask(remote, words, timeout=600)))
+        cluster = cluster_of(inventory)
+        sys.stdout.write(on_plane(fleet, cluster, lambda remote: ask(remote, words, timeout=600), seen=False))
     return OK
 
 

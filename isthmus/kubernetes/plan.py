@@ -14,7 +14,7 @@ from isthmus.kubernetes.cluster import Cluster, Node
 from isthmus.kubernetes.configs import BALANCER, BALANCER_UNIT, balancer_files, host_files, manifests, sum_of
 from isthmus.kubernetes.drift import drift
 from isthmus.kubernetes.facts import ApiFacts, NodeFacts
-from isthmus.kubernetes.state import CLEANED, JOINED, Found, State, speaker, states
+from isthmus.kubernetes.state import CLEANED, JOINED, Found, State, api_of, speaker, states
 from isthmus.render import File
 
 SYSTEMS = ("debian 11", "debian 12", "debian 13")
@@ -215,7 +215,7 @@ def plan_nodes(
     wanted = wanted_of(cluster, bundle)
     plane = speaker(cluster, facts)
     first = plane.host if plane else cluster.control_plane.name
-    api = plane.api if plane else None
+    api = api_of(cluster, facts)
     unseen = tuple(node.name for node in cluster.control_planes if node.name not in facts)
     all_found = states(cluster, facts)
     behind = _behind(bundle, api, all_found)

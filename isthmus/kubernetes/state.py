@@ -63,6 +63,12 @@ def speaker(cluster: Cluster, facts: Mapping[str, NodeFacts]) -> NodeFacts | Non
     return next(iter((*known, *answering, *holding)), first)
 
 
+def api_of(cluster: Cluster, facts: Mapping[str, NodeFacts]) -> ApiFacts | None:
+    """Return what the cluster's API says; None where it does not answer, or what answers is of another cluster."""
+    plane = speaker(cluster, facts)
+    return plane.api if plane and not _other_servers(cluster, plane) else None
+
+
 def holds_cluster(host: NodeFacts) -> bool:
     """Return whether a host is a control plane that kubeadm has finished."""
     return "admin.conf" in host.kubeadm and not host.unfinished
@@ -70,8 +76,7 @@ def holds_cluster(host: NodeFacts) -> bool:
 
 def states(cluster: Cluster, facts: Mapping[str, NodeFacts]) -> dict[str, Found]:
     """Return the state of every host that was looked at. What cannot be told without a control plane is SILENT."""
-    plane = speaker(cluster, facts)
-    api = plane.api if plane else None
+    plane, api = speaker(cluster, facts), api_of(cluster, facts)
     found = {}
     for name, host in facts.items():
         if not cluster.nodes[name].control_plane:
