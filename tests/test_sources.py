@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import json
@@ -472,6 +473,22 @@ def test_ctrl_c_leaves_what_has_come_for_the_next_run(here: FakeSources, tmp_pat
         make(here, tmp_path)
     monkeypatch.undo()
     assert (tmp_path / "debs" / f"{CNI.rpartition('/')[2]}.part").stat().st_size == 100_000
+
+
+def test_a_network_that_goes_away_is_waited_for_and_a_full_disk_is_not(pauses: list[float]) -> None:
+    """To the socket and to the disk these are the same class of error."""
+    errors = [OSError(errno.EHOSTUNREACH, "No route to host")]
+
+    def ask(_: int) -> str:
+        if errors:
+            raise errors.pop()
+        return "arrived"
+
+    assert web._persistently(ask) == "arrived"
+    assert len(pauses) == 1
+    errors.append(OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(OSError, match="No space left"):
+        web._persistently(ask)
 
 
 def test_a_disk_that_is_full_is_told(here: FakeSources, tmp_path: Path, monkeypatch: Any) -> None:

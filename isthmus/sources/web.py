@@ -5,6 +5,7 @@ Proxies are the environment's (https_proxy, no_proxy), and so are certificates (
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import socket
@@ -36,6 +37,8 @@ PASSING = (408, 425, 429, 500, 502, 503, 504)
 """Statuses that may be others in a moment."""
 
 OF_THE_LINE = (urllib.error.URLError, ConnectionError, TimeoutError, ssl.SSLError)
+NO_WAY = (errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH)
+"""What the line is called, too, when it goes in the middle of an answer."""
 
 
 class StatusError(SourceError):
@@ -100,7 +103,8 @@ def get(url: str, headers: Mapping[str, str] | None = None) -> Answer:
             if len(body) > MOST_BYTES:
                 raise SourceError(f"sends more than {MOST_BYTES // 1_000_000} MB")
             found = _lower(answer.headers)
-            if len(body) != int(found.get("content-length", len(body))):  # read() with a limit does not tell
+            length = found.get("content-length", "")
+            if length.isdecimal() and len(body) != int(length):  # read() with a limit does not tell
                 raise ConnectionError(f"the line broke after {len(body)} bytes")
             return Answer(body, found)
 
@@ -195,7 +199,7 @@ def _persistently(ask: Callable[[int], T], progress: Callable[[], int] = lambda:
             with suppress(ValueError):
                 wait = float(error.headers.get("retry-after", ""))
         except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, OSError) and not isinstance(error, OF_THE_LINE):
+            if isinstance(error, OSError) and not isinstance(error, OF_THE_LINE) and error.errno not in NO_WAY:
                 raise  # a full disk
             last = NoAnswerError(_plainly(error))
             if _hopeless(error):
