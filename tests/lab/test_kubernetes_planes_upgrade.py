@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from promises import OK
 from test_kubernetes import tell
-from test_kubernetes_planes import API, MOST_S, NODES, PLANES, Planes, planes_text
+from test_kubernetes_planes import MOST_S, NODES, PLANES, Planes, planes_text
 from test_kubernetes_upgrade import Cluster as Upgrading
 
 from isthmus.inventory import load_inventory
@@ -51,8 +51,10 @@ def test_three_control_planes_are_upgraded_one_by_one_and_the_api_stays(cluster:
     assert cluster.versions() == dict.fromkeys(NODES, target)
     cluster.all_ready()
     assert cluster.members() == list(PLANES)
-    anew = {title: gap for title, gap in gaps.items() if "anew" in title and API.partition(":")[0] in title}
-    assert len(anew) == 2
-    assert max(anew.values()) < MOST_S, gaps
+    # A worker's new connections. What is kept, and a control plane's own API while kubeadm exchanges it, are only
+    # printed: they wait for kubeadm, and for the request's own limit where an API does not tell that its etcd is gone.
+    anew = [gap for title, gap in gaps.items() if title.startswith("s1, a connection anew to api.")]
+    assert len(anew) == 1
+    assert anew[0] < MOST_S, gaps
     cluster.inv("k8s.plan", code=OK)
     assert cluster.upgrade()["changed"] == []
