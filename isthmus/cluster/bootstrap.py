@@ -131,5 +131,5 @@ def write_kubeconfig(fleet: Fleet, report: ClusterReport, path: Path) -> bool:
         beside.replace(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"--kubeconfig: cannot write {path}: {reason}") from None
+        raise UsageError(f"cannot write the admin's kubeconfig to {path}: {reason}") from None
     return True

@@ -29,7 +29,7 @@ T = TypeVar("T")
 PREPARE_TIMEOUT_S = 1800
 LOCK_WAIT_S = 600
 """How long a host may be at work for a run that was killed: kubeadm's own limit is 4 minutes for each of its waits."""
-KUBEADM_TIMEOUT_S = 1200
+KUBEADM_TIMEOUT_S = LOCK_WAIT_S + 1800
 READY_S = 300
 API_S = 120
 ROOM_MB = 500
