@@ -155,6 +155,16 @@ def test_a_drain_bears_an_api_that_is_away_for_a_moment(host: NamespaceHost) -> 
     assert (failed.returncode, failed.stderr.splitlines()[0][:28]) == (1, "The connection to the server")
 
 
+def test_to_ask_bears_an_api_that_is_away_for_a_moment(host: NamespaceHost) -> None:
+    host.run("echo 2 >/run/node/away")
+    host.run(drain(limit_s=60, only_ask="yes"))
+    host.run("test ! -e /run/node/away")
+    host.run("echo 1000 >/run/node/away")
+    failed = host.attempt(drain(limit_s=1, only_ask="yes"))
+    assert (failed.returncode, failed.stderr.splitlines()[0][:28]) == (1, "The connection to the server")
+    assert node(host) == ("", "")
+
+
 def test_two_nodes_are_never_drained_at_once(host: NamespaceHost) -> None:
     host.run("touch /run/node/other")
     failed = host.attempt(drain())

@@ -30,6 +30,8 @@ from isthmus.survey import Progress, silent
 DRAIN_S = 300
 """So long may pods take to leave a node, unless the user says otherwise."""
 SHORT_S = 120
+ASK_S = 60
+"""So long may an API that was just exchanged refuse to say whether pods may leave."""
 
 
 class Upgrade(Phases):
@@ -156,7 +158,7 @@ class Upgrade(Phases):
         """Ask before anything is touched: a pod without a controller would be gone for good."""
         for node in self.plan.nodes:
             if node.has(Act.DRAIN):
-                script = host_script("k8s-upgrade-drain", node=node.host, limit_s=self.drain_s, only_ask="yes")
+                script = host_script("k8s-upgrade-drain", node=node.host, limit_s=ASK_S, only_ask="yes")
                 self._ask_of(node.host, script, SHORT_S)
 
     def _ask_of(self, name: str, script: str, timeout: float, before: str = "", success: str = "") -> None:

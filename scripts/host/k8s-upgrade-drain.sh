@@ -35,9 +35,15 @@ explain() {
 }
 
 if [ "$only_ask" = yes ]; then
-    if drain --dry-run=client; then exit 0; fi
-    explain >&2
-    exit 1
+    # An API that has just begun may refuse its own admin for a moment.
+    until drain --dry-run=client; do
+        if grep -qE 'cannot delete|global timeout' "$said" || [ "$(left)" -le 0 ]; then
+            explain >&2
+            exit 1
+        fi
+        sleep 2
+    done
+    exit 0
 fi
 patiently kubectl get node "$node" -o 'jsonpath={.spec.unschedulable}.{.metadata.annotations.isthmus\.internal/upgrade-cordoned}'
 was=$(cat "$folder/output")
