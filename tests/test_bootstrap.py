@@ -497,6 +497,15 @@ def test_a_service_of_somebody_else_is_left_alone(site: Site) -> None:
 # --- labels and taints --------------------------------------------------------------------------------------------
 
 
+def test_a_host_that_lacks_only_its_labels_is_one_that_was_changed(site: Site) -> None:
+    """As after a run that was interrupted once the host had joined."""
+    site.well()
+    site.kube.nodes["s1"].labels.pop(ZONE)
+    report = site.well()
+    assert (report.failures, "s1" in report.changed, "n2" in report.changed) == ({}, True, False)
+    assert site.well().changed == ()
+
+
 def test_taints_follow_hosts_toml_and_others_stay(site: Site) -> None:
     site.well()
     site.kube.nodes["s1"].taints.add("mine=1:NoExecute")

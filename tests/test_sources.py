@@ -19,6 +19,7 @@ import pytest
 from fake_sources import NEWEST, TOKEN, FakeSources, SigningKey, serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pysequoia import Cert
 
 from isthmus.errors import SourceError
 from isthmus.inventory import parse_inventory, values
@@ -179,6 +180,17 @@ def test_a_key_that_has_ended_signs_nothing_and_when_it_ends_is_known(here: Fake
     assert [(index.key_ends - NOW).days for index in offer(here).indexes if index.key_ends] in ([399] * 2, [400] * 2)
     with pytest.raises(SourceError, match=f"the key {here.key.fingerprint} ended on "):
         read_offer(here.source(), "1.36", "12", "amd64", NOW + timedelta(days=500))
+
+
+def test_a_revoked_key_signs_nothing(key: SigningKey) -> None:
+    signature = key.sign(b"text")
+    certificate = key.secret.extract_certificate()
+    taken_back = certificate.merge(
+        Cert.from_bytes(bytes(certificate) + bytes(certificate.revoke(key.secret.certifier())))
+    )
+    with pytest.raises(SourceError, match=f"the key {key.fingerprint} was revoked"):
+        read_certificate(bytes(taken_back), key.fingerprint).verify(b"text", signature, NOW)
+    read_certificate(key.certificate(), key.fingerprint).verify(b"text", signature, NOW)
 
 
 def test_real_gpgs_keys_and_signatures_are_understood(tmp_path: Path) -> None:

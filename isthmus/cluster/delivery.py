@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,6 +13,7 @@ from isthmus.host_scripts import host_script
 from isthmus.kubernetes.bundle import BundleFile
 from isthmus.model import Inventory
 from isthmus.remote import Fleet, Remote
+from isthmus.sources.web import sum_of
 from isthmus.survey import Progress
 
 SEND_TIMEOUT_S = 1800
@@ -33,7 +33,7 @@ def check_files(folder: Path, files: Iterable[BundleFile]) -> None:
     problems = []
     for file in dict.fromkeys(files):
         try:
-            found = _sum(folder / file.path)
+            found = sum_of(folder / file.path)
         except OSError as error:
             problems.append(Problem(file.path, f"it unreadable ({error.strerror})", "a file of the bundle"))
             continue
@@ -199,11 +199,3 @@ def _serving(fleet: Fleet, inventory: Inventory, seeds: set[str]) -> Iterator[di
 
 def _lines(files: Iterable[BundleFile]) -> str:
     return "".join(f"file {file.path} {file.sha256}\n" for file in files)
-
-
-def _sum(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

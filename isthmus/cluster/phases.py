@@ -232,6 +232,7 @@ class Phases:
                 self._fail(name, HostError(name, f"the cluster has no Node of it within {API_S} s"))
         commands = marks(self.cluster, known, hosts)
         if commands:
+            self.touched.update(hosts)
             self._ask(lambda remote: kubectl(remote, *commands))
 
     def wait(self) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from isthmus.kubernetes.bundle import OLDEST_CONTAINERD
 from isthmus.kubernetes.cluster import Cluster
 from isthmus.kubernetes.facts import NodeFacts
+from isthmus.kubernetes.versions import numbers
 
 SKEW_S = 10
 """Certificates and tokens bear a few seconds; probes of all hosts begin within as many."""
@@ -76,7 +77,7 @@ def _of_machine(cluster: Cluster, host: NodeFacts) -> Iterator[Finding]:
     if host.swap_mb:
         yield found("swap", f"{host.swap_mb} MB: the kubelet is told to bear it, and pods do not use it", error=False)
     installed = host.packages.get("containerd.io")
-    if installed and _minor(installed.version) < OLDEST_CONTAINERD:
+    if installed and numbers(installed.version)[:2] < OLDEST_CONTAINERD:
         oldest = ".".join(map(str, OLDEST_CONTAINERD))
         text = f"containerd.io {installed.version} is older than {oldest}, which k8s.bootstrap would put in its place"
         yield found("containerd", text, error=False)
@@ -84,8 +85,3 @@ def _of_machine(cluster: Cluster, host: NodeFacts) -> Iterator[Finding]:
         yield found(
             "disk", f"{host.disk_mb} MB free below /var/lib, {FREE_MB} are the least to begin with", error=False
         )
-
-
-def _minor(version: str) -> tuple[int, ...]:
-    """Return (1, 7) of a Debian version such as 1.7.28-1~debian.12~bookworm."""
-    return tuple(int(number) for number in re.findall(r"\d+", version.rpartition(":")[2])[:2])

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from isthmus.kubernetes.versions import upstream
+
 Key = tuple[tuple[tuple[int, ...], int], ...]
 
 _SUM = re.compile("[0-9a-f]{64}")
@@ -91,7 +93,7 @@ def _order(letter: str) -> int:
 
 def upstream_version(version: str) -> str:
     """Return 1.36.2 for 1.36.2-1.1, and 2.2.7 for 2.2.7-1~debian.12~bookworm."""
-    return version.partition(":")[2].partition("-")[0] if ":" in version else version.partition("-")[0]
+    return upstream(version.rpartition(":")[2])
 
 
 def in_order(versions: Mapping[str, object] | Iterable[str]) -> list[str]:
